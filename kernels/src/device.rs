@@ -1,0 +1,77 @@
+//! What a device is: memory ([`Storage`]) and one trait per op family, gathered in [`Device`].
+
+use crate::ops::RmsNormKernels;
+use crate::{Arena, Cost, Element, Result, TensorMut, TensorRef};
+
+/// What an op must know of a device to compute its workspace. A dry run takes the caps of the device
+/// that it stands for, so that its arena has the same bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caps {
+    /// Name for messages: "cpu", "cuda".
+    pub name: &'static str,
+    /// Alignment of arena blocks in bytes.
+    pub alignment_bytes: usize,
+    /// Whether bf16 operands of a matrix product are widened to f32 in workspace first.
+    pub widens_bf16: bool,
+}
+
+/// A device's memory. Buffers are owned by the arena alone; everything else borrows views of them.
+pub trait Storage: Clone + Send + Sync + Sized + 'static {
+    /// One contiguous allocation.
+    type Memory: Send + Sync + 'static;
+
+    /// What workspace sizes depend on.
+    fn caps(&self) -> Caps;
+
+    /// Allocates `bytes` zeroed bytes, aligned to a page. Called once, by the arena.
+    fn allocate(&self, bytes: usize) -> Result<Self::Memory>;
+
+    /// Copies host elements into `dst`; lengths must be equal.
+    fn upload<T: Element>(&self, src: &[T], dst: TensorMut<'_, Self>) -> Result<()>;
+
+    /// Copies `src` into host elements, after all work queued before; lengths must be equal.
+    fn download<T: Element>(&self, src: TensorRef<'_, Self>, dst: &mut [T]) -> Result<()>;
+
+    /// Copies between tensors of equal dtype and length.
+    fn copy(&self, src: TensorRef<'_, Self>, dst: TensorMut<'_, Self>) -> Result<()>;
+
+    /// Sets every byte to zero.
+    fn zero(&self, dst: TensorMut<'_, Self>) -> Result<()>;
+
+    /// Returns when all work queued so far is done.
+    fn synchronize(&self) -> Result<()>;
+
+    /// Runs `work` where the device computes best (the CPU device: on one of its own threads, so that
+    /// the ops inside need not change thread). Called once around a step.
+    fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
+
+    /// Called by every op with its cost. Only the dry run keeps it.
+    fn record(&self, cost: Cost);
+}
+
+/// A device with kernels for every family: the one type parameter of model code.
+pub trait Device: Storage + RmsNormKernels {}
+
+impl<D> Device for D where D: Storage + RmsNormKernels {}
+
+/// What an op runs with: the device, and the arena from which it takes its workspace.
+pub struct Context<D: Storage> {
+    /// The device.
+    pub device: D,
+    /// All of its memory.
+    pub arena: Arena<D>,
+}
+
+impl<D: Storage> Context<D> {
+    /// A device with an arena of `capacity_bytes`.
+    pub fn new(device: D, capacity_bytes: usize) -> Result<Self> {
+        let arena = Arena::new(&device, capacity_bytes)?;
+        Ok(Context { device, arena })
+    }
+}
+
+impl<D: Storage> Clone for Context<D> {
+    fn clone(&self) -> Self {
+        Context { device: self.device.clone(), arena: self.arena.clone() }
+    }
+}

@@ -1,0 +1,111 @@
+//! The device that only counts: it has no memory and computes nothing, but the arena above it hands out
+//! real offsets and every op reports its cost. Running a step on it gives the exact bytes of the arena and
+//! the exact FLOPs, on any machine.
+//!
+//! Invariant: control flow of the code that runs on it never reads device values; downloads give zeros.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::device::Caps;
+use crate::ops::*;
+use crate::{Cost, Element, Result, Storage, TensorMut, TensorRef};
+
+/// Counts what another device would do. Clones share the counts.
+#[derive(Clone)]
+pub struct DryRun {
+    caps: Caps,
+    costs: Arc<Mutex<Vec<OpTotal>>>,
+}
+
+/// Everything one op did so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OpTotal {
+    /// Sum of FLOPs and bytes; `op` names the op.
+    pub cost: Cost,
+    /// Number of calls.
+    pub calls: u64,
+}
+
+impl DryRun {
+    /// An arena capacity that no step reaches.
+    pub const CAPACITY_BYTES: usize = usize::MAX / 2;
+
+    /// Stands for a device with these caps.
+    pub fn new(caps: Caps) -> Self {
+        DryRun { caps, costs: Arc::default() }
+    }
+
+    /// Totals by op since the last call, in the order of first use.
+    pub fn take_totals(&self) -> Vec<OpTotal> {
+        std::mem::take(&mut *self.costs.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Storage for DryRun {
+    type Memory = ();
+
+    fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    fn allocate(&self, _bytes: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn upload<T: Element>(&self, _src: &[T], _dst: TensorMut<'_, Self>) -> Result<()> {
+        Ok(())
+    }
+
+    fn download<T: Element>(&self, _src: TensorRef<'_, Self>, dst: &mut [T]) -> Result<()> {
+        dst.fill(T::zeroed());
+        Ok(())
+    }
+
+    fn copy(&self, _src: TensorRef<'_, Self>, _dst: TensorMut<'_, Self>) -> Result<()> {
+        Ok(())
+    }
+
+    fn zero(&self, _dst: TensorMut<'_, Self>) -> Result<()> {
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        work()
+    }
+
+    fn record(&self, cost: Cost) {
+        let mut totals = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = totals.iter().position(|total| total.cost.op == cost.op).unwrap_or_else(|| {
+            totals.push(OpTotal { cost: Cost { op: cost.op, ..Cost::default() }, calls: 0 });
+            totals.len() - 1
+        });
+        let total = &mut totals[index];
+        total.calls += 1;
+        total.cost.flops += cost.flops;
+        total.cost.bytes += cost.bytes;
+    }
+}
+
+/// Implements a kernel trait for `DryRun` with functions that do nothing: their names and argument types.
+macro_rules! nothing {
+    ($family:ident { $($kernel:ident($($argument:ty),* $(,)?);)* }) => {
+        impl $family for DryRun {
+            $(fn $kernel(&self, $(_: $argument),*) -> Result<()> {
+                Ok(())
+            })*
+        }
+    };
+}
+
+type In<'a> = TensorRef<'a, DryRun>;
+type Out<'a> = TensorMut<'a, DryRun>;
+
+nothing!(RmsNormKernels {
+    rms_norm_forward(rms_norm::RmsNormShape, f32, In<'_>, In<'_>, Out<'_>, Out<'_>);
+    add_rms_norm_forward(rms_norm::RmsNormShape, f32, In<'_>, In<'_>, In<'_>, Out<'_>, Out<'_>, Out<'_>);
+    rms_norm_backward(rms_norm::RmsNormShape, In<'_>, In<'_>, In<'_>, In<'_>, Write, Out<'_>, Out<'_>, Out<'_>);
+});

@@ -1,0 +1,6 @@
+//! Model, step, optimizer, data, checkpoints and trainer of Tisserand.
+
+pub mod error;
+pub mod model_config;
+
+pub use error::{Error, Result};

@@ -1,0 +1,90 @@
+//! What a model is: the validated description from which parameters, layers and `config.json` follow.
+
+/// The family that names the checkpoint's `model_type`. Options below say what is computed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Architecture {
+    /// Llama 2 and 3.
+    Llama,
+    /// Mistral.
+    Mistral,
+    /// Qwen 2 and 2.5.
+    Qwen2,
+    /// Qwen 3.
+    Qwen3,
+}
+
+/// How rotary frequencies are changed for longer contexts.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum RopeScaling {
+    /// Not changed.
+    None,
+    /// Positions divided by `factor`.
+    Linear {
+        /// The divisor.
+        factor: f64,
+    },
+    /// Llama 3.1: low frequencies divided, high ones kept, a smooth passage between.
+    Llama3 {
+        /// Divisor of low frequencies.
+        factor: f64,
+        /// Wavelengths above `original / low_freq_factor` are scaled fully.
+        low_freq_factor: f64,
+        /// Wavelengths below `original / high_freq_factor` are kept.
+        high_freq_factor: f64,
+        /// Context length of the original model.
+        original_max_position_embeddings: usize,
+    },
+}
+
+/// How matrices are initialised: normal with this standard deviation, truncated nowhere.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Init {
+    /// Standard deviation.
+    pub std: f64,
+    /// Whether projections into the residual stream (`o_proj`, `down_proj`) are divided by
+    /// `sqrt(2 · num_layers)`.
+    pub depth_scaled: bool,
+}
+
+/// A decoder-only transformer with RMS norms, rotary attention and SwiGLU.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ModelConfig {
+    /// Family.
+    pub architecture: Architecture,
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub num_layers: usize,
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key and value heads; divides `num_heads`.
+    pub num_kv_heads: usize,
+    /// Width of one head; even.
+    pub head_dim: usize,
+    /// Epsilon of every RMS norm.
+    pub norm_eps: f64,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Change of the rotary frequencies.
+    pub rope_scaling: RopeScaling,
+    /// Longest context that the model declares; written to `config.json`, not enforced.
+    pub max_position_embeddings: usize,
+    /// Per layer: how many tokens back attention sees, itself included; `None` for all. `num_layers` long.
+    pub windows: Vec<Option<usize>>,
+    /// Bias of the query, key and value projections.
+    pub qkv_bias: bool,
+    /// Bias of the attention output projection.
+    pub output_bias: bool,
+    /// Biases of the feed-forward layer.
+    pub mlp_bias: bool,
+    /// RMS norm of each query and key head before the rotation (Qwen 3).
+    pub qk_norm: bool,
+    /// Whether the output projection is the embedding.
+    pub tie_embeddings: bool,
+    /// Initialisation.
+    pub init: Init,
+}
