@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary `tisserand`.
+
+fn main() -> std::process::ExitCode {
+    tisserand_launch::main()
+}

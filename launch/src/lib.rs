@@ -1,1 +1,31 @@
-//! placeholder
+//! The command line of Tisserand: arguments in, exit code out.
+//!
+//! - [`cli`]: the vocabulary of commands. Start here.
+//! - [`commands`]: one file per command.
+//! - [`device`]: the one `match` that chooses a device.
+//! - [`env`]: the only place that reads the environment; [`signals`]: the only one that handles signals.
+
+pub mod cli;
+pub mod commands;
+pub mod device;
+pub mod env;
+pub mod output;
+pub mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Runs the command that the arguments name. Exit codes: 0 done, 1 failed, 2 bad usage or input, 75 stopped
+/// early with a checkpoint.
+pub fn main() -> ExitCode {
+    // clap prints usage errors itself and exits with 2.
+    let arguments = cli::Cli::parse();
+    match commands::run(arguments.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The vocabulary of commands. The doc comments are the `--help` texts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Trains language models: one binary from laptop to supercomputer.
+///
+/// First steps: `tisserand train examples/quickstart.toml` trains a small model and says how to generate
+/// from it. `tisserand plan RUN.toml` says what a run needs before it is started.
+///
+/// Exit codes: 0 done, 1 failed, 2 bad usage or input, 75 stopped early with a checkpoint (run the same
+/// command again).
+#[derive(Parser, Debug)]
+#[command(name = "tisserand", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// A run file and what is laid over it.
+#[derive(Args, Debug)]
+pub struct RunFile {
+    /// The run file (TOML); docs/run-file.md lists every key
+    #[arg(value_name = "RUN.toml")]
+    pub path: PathBuf,
+    /// Overrides one key of the run file, e.g. --set optimizer.lr=1e-4; may be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub sets: Vec<String>,
+}
+
+/// Every command.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Train a model; continues by itself from the newest checkpoint in the run folder
+    Train(Train),
+    /// Say what a run needs and does, without data: memory by class, FLOPs, checkpoints
+    Plan(Plan),
+    /// Compute the validation losses of a checkpoint
+    Eval(Eval),
+    /// Continue a text with a trained model
+    Generate(Generate),
+    /// Train a tokenizer, or translate between text and tokens
+    #[command(subcommand)]
+    Tokenizer(Tokenizer),
+    /// Make and look at token files
+    #[command(subcommand)]
+    Data(Data),
+    /// Look at, check, compare and convert checkpoints
+    #[command(subcommand)]
+    Checkpoint(Checkpoint),
+    /// Show a run file as it is understood, or compare two
+    #[command(subcommand)]
+    Config(Config),
+}
+
+/// `train`
+#[derive(Args, Debug)]
+pub struct Train {
+    /// What to train.
+    #[command(flatten)]
+    pub run_file: RunFile,
+    /// Refuse to start in a folder that holds anything
+    #[arg(long)]
+    pub fresh: bool,
+    /// Continue although this key differs from the one the run began with; may be repeated
+    #[arg(long, value_name = "SECTION.KEY")]
+    pub allow_change: Vec<String>,
+    /// Print nothing but errors
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// `plan`
+#[derive(Args, Debug)]
+pub struct Plan {
+    /// What to plan.
+    #[command(flatten)]
+    pub run_file: RunFile,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `eval`
+#[derive(Args, Debug)]
+pub struct Eval {
+    /// The run file that names the validation data.
+    #[command(flatten)]
+    pub run_file: RunFile,
+    /// Checkpoint, run folder or Hugging Face folder
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: PathBuf,
+    /// Print one JSON object per validation set
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `generate`
+#[derive(Args, Debug)]
+pub struct Generate {
+    /// Checkpoint, run folder or Hugging Face folder
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: PathBuf,
+    /// The text to continue
+    #[arg(long, default_value = "")]
+    pub prompt: String,
+    /// Tokens to generate at most; generation ends early at an end-of-text token
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub max_tokens: usize,
+    /// Divides the logits: below 1 safer, above 1 wilder, 0 always the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    pub temperature: f64,
+    /// Choose among the K likeliest tokens only; 0 for all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    pub top_k: usize,
+    /// Choose among the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub top_p: f64,
+    /// Same seed, same text
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// CPU worker threads; 0 for one per core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
+    /// Another tokenizer.json than the one beside the weights
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// `tokenizer`
+#[derive(Subcommand, Debug)]
+pub enum Tokenizer {
+    /// Train a byte-level BPE tokenizer on text files
+    Train {
+        /// Where to write the tokenizer.json
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// Number of entries
+        #[arg(long, value_name = "N")]
+        vocab_size: usize,
+        /// Text files (.txt, source code; .jsonl with one document per line under "text") or globs
+        #[arg(required = true, value_name = "FILE")]
+        inputs: Vec<String>,
+    },
+    /// Print the token ids of a text
+    Encode {
+        /// The tokenizer.json
+        #[arg(long, value_name = "FILE")]
+        tokenizer: PathBuf,
+        /// The text; standard input if absent
+        text: Option<String>,
+    },
+    /// Print the text of token ids
+    Decode {
+        /// The tokenizer.json
+        #[arg(long, value_name = "FILE")]
+        tokenizer: PathBuf,
+        /// The ids
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<u32>,
+    },
+}
+
+/// `data`
+#[derive(Subcommand, Debug)]
+pub enum Data {
+    /// Turn text files into a token file (Megatron .bin/.idx)
+    Tokenize {
+        /// Prefix of the files to write: PREFIX.bin and PREFIX.idx
+        #[arg(long, value_name = "PREFIX")]
+        out: PathBuf,
+        /// The tokenizer.json
+        #[arg(long, value_name = "FILE")]
+        tokenizer: PathBuf,
+        /// Text files (one document each; .jsonl: one per line under "text") or globs
+        #[arg(required = true, value_name = "FILE")]
+        inputs: Vec<String>,
+    },
+    /// Describe a token file
+    Inspect {
+        /// Its prefix: PREFIX.bin and PREFIX.idx
+        prefix: PathBuf,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a hash of the samples that a run reads in some steps
+    Order {
+        /// The run.
+        #[command(flatten)]
+        run_file: RunFile,
+        /// First and last step, e.g. 1..100
+        #[arg(long, value_name = "A..B")]
+        steps: String,
+    },
+}
+
+/// `checkpoint`
+#[derive(Subcommand, Debug)]
+pub enum Checkpoint {
+    /// Describe a checkpoint or a Hugging Face folder
+    Inspect {
+        /// Checkpoint, run folder or Hugging Face folder
+        dir: PathBuf,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check every file and tensor against its checksum
+    Verify {
+        /// Checkpoint or run folder
+        dir: PathBuf,
+    },
+    /// Compare two checkpoints tensor by tensor; exit code 1 if they differ
+    Diff {
+        /// One checkpoint, run folder or Hugging Face folder
+        a: PathBuf,
+        /// The other
+        b: PathBuf,
+    },
+    /// Print a hash of all tensors, the same for every mesh and split into files
+    Digest {
+        /// Checkpoint, run folder or Hugging Face folder
+        dir: PathBuf,
+    },
+    /// Write the weights as a Hugging Face folder
+    Export {
+        /// Checkpoint, run folder or Hugging Face folder
+        dir: PathBuf,
+        /// The folder to write
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Element type: f32 or bf16
+        #[arg(long, default_value = "bf16")]
+        dtype: String,
+    },
+}
+
+/// `config`
+#[derive(Subcommand, Debug)]
+pub enum Config {
+    /// Print every key with its value after defaults and derivations
+    Show {
+        /// The run file.
+        #[command(flatten)]
+        run_file: RunFile,
+    },
+    /// Print the keys in which two run files differ; exit code 1 if they do
+    Diff {
+        /// One run file
+        a: PathBuf,
+        /// The other
+        b: PathBuf,
+    },
+}

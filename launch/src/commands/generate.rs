@@ -1,0 +1,85 @@
+//! `tisserand generate`
+
+use std::time::Instant;
+
+use tisserand_runtime::decoder::Decoder;
+use tisserand_runtime::inference::ModelFolder;
+use tisserand_runtime::log::units;
+use tisserand_runtime::sampling::{Sampling, sample};
+use tisserand_runtime::tokenizer::Tokenizer;
+use tisserand_runtime::{Error, Result};
+
+use super::DONE;
+use crate::{cli, device, output};
+
+/// Prints the prompt and its continuation as it is generated.
+pub fn run(arguments: &cli::Generate) -> Result<u8> {
+    let sampling = sampling(arguments)?;
+    let folder = ModelFolder::open(&arguments.checkpoint)?;
+    folder.warning.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let tokenizer = match &arguments.tokenizer {
+        Some(path) => Tokenizer::open(path)?,
+        None => Tokenizer::open(folder.require_tokenizer()?)?,
+    };
+    if tokenizer.vocab_size() > folder.config.vocab_size {
+        return Err(Error::input(format!(
+            "the tokenizer has {} entries, the model {}; hint: --tokenizer FILE with the tokenizer that the model \
+             was trained with",
+            tokenizer.vocab_size(),
+            folder.config.vocab_size
+        )));
+    }
+    let prompt = prompt_tokens(&tokenizer, &arguments.prompt)?;
+    let mut decoder =
+        device::decoder(arguments.threads, &folder, prompt.len(), prompt.len() + arguments.max_tokens)?;
+    output::piece(&arguments.prompt)?;
+    generate(decoder.as_mut(), &tokenizer, sampling, &prompt, arguments.max_tokens)?;
+    Ok(DONE)
+}
+
+fn sampling(arguments: &cli::Generate) -> Result<Sampling> {
+    let cli::Generate { temperature, top_k, top_p, seed, .. } = *arguments;
+    if !(temperature.is_finite() && temperature >= 0.0) {
+        return Err(Error::input(format!("--temperature {temperature}: must be 0 or more")));
+    }
+    if !(top_p > 0.0 && top_p <= 1.0) {
+        return Err(Error::input(format!("--top-p {top_p}: must be above 0 and at most 1")));
+    }
+    Ok(Sampling { temperature, top_k, top_p, seed })
+}
+
+/// The prompt's tokens; without a prompt, the token that ends every document begins the next.
+fn prompt_tokens(tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
+    let tokens = tokenizer.encode_prompt(prompt)?;
+    if tokens.is_empty() { Ok(vec![tokenizer.require_end_of_text()?]) } else { Ok(tokens) }
+}
+
+fn generate(
+    decoder: &mut dyn Decoder,
+    tokenizer: &Tokenizer,
+    sampling: Sampling,
+    prompt: &[u32],
+    max_tokens: usize,
+) -> Result<()> {
+    let start = Instant::now();
+    let mut stream = tokenizer.stream();
+    let mut new_tokens = prompt.to_vec();
+    let mut generated = 0;
+    while generated < max_tokens {
+        let logits = decoder.extend(&new_tokens)?;
+        // Rows beyond the tokenizer's entries stand for no token.
+        let token = sample(&sampling, &logits[..tokenizer.vocab_size()], generated as u64);
+        if tokenizer.end_of_text() == Some(token) {
+            break;
+        }
+        if let Some(text) = stream.push(token)? {
+            output::piece(&text)?;
+        }
+        generated += 1;
+        new_tokens = vec![token];
+    }
+    output::line("")?;
+    let seconds = start.elapsed().as_secs_f64();
+    eprintln!("{generated} tokens, {} tokens/s", units::rate(generated as f64 / seconds));
+    Ok(())
+}

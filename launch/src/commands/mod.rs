@@ -1,0 +1,60 @@
+//! One file per command. Each returns the exit code.
+
+mod checkpoint;
+mod config;
+mod data;
+mod eval;
+mod generate;
+mod plan;
+mod tokenizer;
+mod train;
+
+use std::path::PathBuf;
+
+use tisserand_runtime::config::Config;
+use tisserand_runtime::{Error, Result};
+
+use crate::cli::{Command, RunFile};
+use crate::env;
+
+/// Exit code of a command that did what it was asked.
+const DONE: u8 = 0;
+
+/// Exit code of a comparison that found differences, and of a check that found faults.
+const FAILED: u8 = 1;
+
+/// Runs one command.
+pub fn run(command: Command) -> Result<u8> {
+    match command {
+        Command::Train(arguments) => train::run(arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Tokenizer(command) => tokenizer::run(command),
+        Command::Data(command) => data::run(command),
+        Command::Checkpoint(command) => checkpoint::run(command),
+        Command::Config(command) => config::run(command),
+    }
+}
+
+fn load(run_file: &RunFile) -> Result<Config> {
+    Config::load(&run_file.path, &run_file.sets, &env::variable)
+}
+
+/// Files that patterns name, in sorted order; a plain name stands for itself.
+fn expand(patterns: &[String]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for pattern in patterns {
+        let wrong = |error: &dyn std::fmt::Display| Error::input(format!("{pattern:?}: {error}"));
+        let found = glob::glob(pattern).map_err(|error| wrong(&error))?;
+        let mut found: Vec<PathBuf> = found.collect::<Result<_, _>>().map_err(|error| wrong(&error))?;
+        found.retain(|path| path.is_file());
+        if found.is_empty() {
+            return Err(Error::input(format!(
+                "{pattern:?}: no such file; hint: quote patterns for the shell"
+            )));
+        }
+        files.extend(found);
+    }
+    Ok(files)
+}

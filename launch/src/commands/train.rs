@@ -1,0 +1,36 @@
+//! `tisserand train`
+
+use tisserand_collectives::Alone;
+use tisserand_runtime::train::{self, Outcome, TrainOptions};
+use tisserand_runtime::{Error, Result};
+
+use super::load;
+use crate::{cli, device, env, output, signals};
+
+/// Trains, and says how to go on.
+pub fn run(arguments: cli::Train) -> Result<u8> {
+    let config = load(&arguments.run_file)?;
+    let path = &arguments.run_file.path;
+    let run_toml = std::fs::read_to_string(path)
+        .map_err(|error| Error::input(format!("{}: cannot read the run file: {error}", path.display())))?;
+    let options = TrainOptions {
+        run_toml,
+        fresh: arguments.fresh,
+        allow_change: arguments.allow_change,
+        quiet: arguments.quiet,
+        job_id: env::job_id(),
+        process: env::process(),
+    };
+    let stop = signals::watch()?;
+    let device = device::choose(config.run.device, config.run.threads)?;
+    let dir = config.run.dir.display().to_string();
+    let outcome = train::train(config, options, device, Box::new(Alone), stop)?;
+    if outcome == Outcome::Finished && !arguments.quiet {
+        output::line("generate from it:")?;
+        output::line(&format!("  tisserand generate --checkpoint {dir} --prompt \"fn main\""))?;
+        output::line(&format!(
+            "  tisserand generate --checkpoint {dir} --prompt \"The \" --temperature 0.5 --top-k 40"
+        ))?;
+    }
+    Ok(outcome.exit_code())
+}

@@ -1,0 +1,18 @@
+//! The environment, read here only.
+
+use tisserand_runtime::run::ProcessDescription;
+
+/// A variable's value, if it is set and valid UTF-8.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The job's name in the run folder: Slurm's id, or "local".
+pub fn job_id() -> String {
+    variable("SLURM_JOB_ID").unwrap_or_else(|| "local".to_owned())
+}
+
+/// Variables and arguments of this process, for the job folder.
+pub fn process() -> ProcessDescription {
+    ProcessDescription::new(std::env::vars_os(), std::env::args_os())
+}

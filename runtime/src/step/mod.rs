@@ -1,0 +1,11 @@
+//! The step as data: a list of actions, made by [`schedule`] and run by [`executor`] on the network and
+//! its [`state`].
+
+pub mod action;
+pub mod executor;
+pub mod schedule;
+pub mod state;
+
+pub use action::Action;
+pub use executor::{Executor, StepConfig};
+pub use state::{OptimizerState, StateDTypes};

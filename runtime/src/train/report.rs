@@ -1,0 +1,218 @@
+//! What a run tells while it runs: log lines, metrics.jsonl, TensorBoard, status.json.
+
+use std::time::{Duration, Instant};
+
+use crate::checkpoint::Saved;
+use crate::config::Config;
+use crate::engine::Memory;
+use crate::error::{Error, Result};
+use crate::log::{
+    CheckpointRecord, EvalRecord, Logger, MetricsLog, Record, ResumeRecord, SpikeScore, StepRecord,
+    TensorBoard, ThroughputMeter, units,
+};
+use crate::plan::Plan;
+use crate::run::{RunFolder, State, Status, StatusFile};
+use tisserand_kernels::ops::step_scalars::StepScalars;
+
+/// The convention of the FLOPs in the log line, see [`crate::plan::ModelFlops`].
+const FLOPS_CONVENTION: &str = "6N+12Lhs";
+
+/// All outputs of a run's rank 0.
+pub struct Report {
+    pub(super) logger: Logger,
+    metrics: MetricsLog,
+    tensorboard: Option<TensorBoard>,
+    status_file: StatusFile,
+    status: Status,
+    meter: ThroughputMeter,
+    flops_per_token: f64,
+    memory_planned_bytes: u64,
+    tokens_per_step: u64,
+    data_wait: Duration,
+}
+
+impl Report {
+    /// Opens the outputs for a run that goes on after `step`.
+    pub fn new(
+        config: &Config,
+        folder: &RunFolder,
+        logger: Logger,
+        plan: &Plan,
+        step: u64,
+        tokens: u64,
+    ) -> Result<Self> {
+        let metrics = MetricsLog::open(&folder.metrics(), folder.access(), step)?;
+        if let Some(notice) = metrics.repair().notice() {
+            logger.line(&notice);
+        }
+        let tensorboard = match config.log.tensorboard {
+            true => Some(TensorBoard::create(&folder.tensorboard(), folder.access(), step)?),
+            false => None,
+        };
+        let status = Status { step, consumed_tokens: tokens, ..Status::starting(config.training.steps) };
+        let report = Report {
+            logger,
+            metrics,
+            tensorboard,
+            status_file: folder.status(),
+            status,
+            meter: ThroughputMeter::new(Instant::now(), step, tokens),
+            flops_per_token: plan.model_flops.full,
+            memory_planned_bytes: plan.arena_bytes as u64,
+            tokens_per_step: config.tokens_per_step(),
+            data_wait: Duration::ZERO,
+        };
+        report.write_status()?;
+        Ok(report)
+    }
+
+    fn write_status(&self) -> Result<()> {
+        self.status_file.write(&self.status)
+    }
+
+    /// Notes that the run continues from a checkpoint.
+    pub fn resumed(&mut self, record: ResumeRecord) -> Result<()> {
+        self.logger.line(&format!(
+            "continues after step {} ({} tokens)",
+            record.step,
+            units::count(record.tokens)
+        ));
+        self.metrics.append(&Record::Resume(record))
+    }
+
+    /// Starts the clock of the first step.
+    pub fn start_clock(&mut self) {
+        self.meter = ThroughputMeter::new(Instant::now(), self.status.step, self.status.consumed_tokens);
+    }
+
+    /// Time that a step waited for its data.
+    pub fn waited_for_data(&mut self, time: Duration) {
+        self.data_wait += time;
+    }
+
+    /// Shows where the run is, on a terminal only.
+    pub fn progress(&self, step: u64) {
+        let loss = self.status.loss.map_or_else(String::new, |loss| format!("loss {loss:.4}"));
+        self.logger.progress(step, self.status.total_steps, &loss);
+    }
+
+    /// The line of a logged step.
+    pub fn step(
+        &mut self,
+        step: u64,
+        tokens: u64,
+        scalars: &StepScalars,
+        lr: f64,
+        z_loss: bool,
+        scores: &mut [SpikeScore; 2],
+        memory: &Memory,
+    ) -> Result<()> {
+        let interval = self.meter.lap(Instant::now(), step, tokens);
+        let steps_left = self.status.total_steps - step;
+        let eta_s = self.meter.eta_s(steps_left * self.tokens_per_step);
+        let tokens_per_s = interval.tokens_per_s();
+        let record = StepRecord {
+            step,
+            total_steps: self.status.total_steps,
+            tokens,
+            loss: scalars.loss,
+            z_loss: z_loss.then_some(scalars.z_loss),
+            loss_z: scores[0].score(f64::from(scalars.loss)),
+            grad_norm: scalars.grad_norm,
+            grad_norm_z: scores[1].score(f64::from(scalars.grad_norm)),
+            lr,
+            step_s: interval.step_s(),
+            data_wait_s: std::mem::take(&mut self.data_wait).as_secs_f64() / interval.steps.max(1) as f64,
+            tokens_per_s,
+            flops_per_token: self.flops_per_token,
+            flops_convention: FLOPS_CONVENTION.to_owned(),
+            gflop_per_s: tokens_per_s * self.flops_per_token / 1e9,
+            mfu: None,
+            memory_used_bytes: memory.high_water_bytes as u64,
+            memory_planned_bytes: self.memory_planned_bytes,
+            skipped: u64::from(scalars.skipped_total),
+            eta_s,
+        };
+        self.logger.line(&record.line());
+        if let Some(tensorboard) = &mut self.tensorboard {
+            tensorboard.step(&record)?;
+        }
+        self.status = Status {
+            state: State::Running,
+            step,
+            consumed_tokens: tokens,
+            loss: Some(record.loss),
+            tokens_per_s: Some(tokens_per_s),
+            eta_s,
+            ..self.status.clone()
+        };
+        self.metrics.append(&Record::Step(record))?;
+        self.write_status()
+    }
+
+    /// A validation loss; `seconds` do not count as training.
+    pub fn evaluated(&mut self, record: EvalRecord, seconds: f64) -> Result<()> {
+        self.meter.exclude(Duration::from_secs_f64(seconds));
+        self.logger.line(&record.line());
+        if let Some(tensorboard) = &mut self.tensorboard {
+            tensorboard.eval(&record)?;
+        }
+        self.metrics.append(&Record::Eval(record))
+    }
+
+    /// A save began; training stood still for `stall_s`.
+    pub fn stalled(&mut self, stall_s: f64) {
+        self.meter.exclude(Duration::from_secs_f64(stall_s));
+    }
+
+    /// A save ended well.
+    pub fn saved(&mut self, saved: &Saved, stall_s: f64) -> Result<()> {
+        let (path, bytes) = (saved.dir.display().to_string(), saved.bytes);
+        self.logger.line(&format!(
+            "checkpoint {path}: {} in {}",
+            units::bytes(bytes),
+            units::duration(saved.seconds)
+        ));
+        if let Some(warning) = &saved.warning {
+            self.logger.warn(warning);
+        }
+        let record =
+            CheckpointRecord { step: saved.step, path, bytes, stall_s, write_s: saved.seconds };
+        self.metrics.append(&Record::Checkpoint(record))
+    }
+
+    /// The run is waiting for its last save.
+    pub fn saving(&mut self) -> Result<()> {
+        self.status.state = State::Saving;
+        self.write_status()
+    }
+
+    /// The run ends.
+    pub fn ended(&mut self, state: State, message: &str, exit_code: u8) -> Result<()> {
+        self.status = Status {
+            state,
+            message: message.to_owned(),
+            exit_code: Some(exit_code),
+            ..self.status.clone()
+        };
+        self.logger.line(message);
+        self.write_status()
+    }
+
+    /// Notes the step in status.json when nothing is logged for it.
+    pub fn at(&mut self, step: u64, tokens: u64) {
+        (self.status.step, self.status.consumed_tokens) = (step, tokens);
+    }
+}
+
+/// Notes the error in status.json, if the run had one that is its own.
+pub fn failed(file: &StatusFile, error: &Error) {
+    // A run that is refused because another job holds the folder must not touch that job's status; and if
+    // the folder itself is unwritable, the error that is reported already says so.
+    if let Error::Fault(message) = error
+        && let Ok((status, _)) = StatusFile::read(file.path())
+    {
+        let message = message.clone();
+        let _ = file.write(&Status { state: State::Failed, message, exit_code: Some(1), ..status });
+    }
+}

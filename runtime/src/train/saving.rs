@@ -1,0 +1,168 @@
+//! Snapshots of the engine, and the checkpoints that a background thread writes from them.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::checkpoint::{
+    BackgroundSaver, Documents, Job, MeshAxes, Retention, SaveJob, SaveOptions, Saved, Snapshot, TensorData,
+    TensorSpec, TrainerState, WeightsJob,
+};
+use crate::config::Config;
+use crate::engine::{Engine, Part};
+use crate::error::Result;
+use crate::hf_config;
+
+/// What the optimizer part of a checkpoint holds, and the prefixes of the names there.
+pub const OPTIMIZER_PARTS: [(Part, &str); 3] =
+    [(Part::Master, "master"), (Part::ExpAvg, "exp_avg"), (Part::ExpAvgSq, "exp_avg_sq")];
+
+/// When checkpoints are due, and the thread that writes them.
+pub struct Saving {
+    saver: BackgroundSaver,
+    checkpoints_dir: PathBuf,
+    weights_dir: PathBuf,
+    retention: Retention,
+    every_steps: Option<u64>,
+    every: Option<Duration>,
+    weights_every_steps: Option<u64>,
+    config_json: String,
+    tokenizer: Option<PathBuf>,
+    mesh: MeshAxes,
+    last_save: Instant,
+    last_saved_step: Option<u64>,
+    /// Seconds of the slowest save, snapshot included: what a stop must leave.
+    longest_s: f64,
+    snapshot_s: f64,
+}
+
+impl Saving {
+    /// Starts the thread.
+    pub fn new(
+        config: &Config,
+        run_dir: &std::path::Path,
+        tokenizer: Option<PathBuf>,
+        saved_step: Option<u64>,
+    ) -> Result<Self> {
+        let policy = &config.checkpoint;
+        Ok(Saving {
+            saver: BackgroundSaver::start()?,
+            checkpoints_dir: run_dir.join("checkpoints"),
+            weights_dir: run_dir.join("weights"),
+            retention: Retention {
+                keep_last: policy.keep_last,
+                keep_every_steps: policy.keep_every_steps,
+                keep_every_tokens: None,
+            },
+            every_steps: policy.every_steps,
+            every: policy.every_minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes)),
+            weights_every_steps: policy.weights_every_steps,
+            config_json: hf_config::to_json(&config.model, config.precision.compute, tokenizer.as_deref())?,
+            tokenizer,
+            mesh: MeshAxes::default(),
+            last_save: Instant::now(),
+            last_saved_step: saved_step,
+            longest_s: 0.0,
+            snapshot_s: 0.0,
+        })
+    }
+
+    /// Whether a checkpoint should be taken after `step`.
+    pub fn is_due(&self, step: u64) -> bool {
+        self.every_steps.is_some_and(|every| step.is_multiple_of(every))
+            || self.every.is_some_and(|every| self.last_save.elapsed() >= every)
+    }
+
+    /// Whether the weights alone should be written after `step`.
+    pub fn weights_are_due(&self, step: u64) -> bool {
+        self.weights_every_steps.is_some_and(|every| step.is_multiple_of(every))
+    }
+
+    /// Whether the newest checkpoint is that of `step`.
+    pub fn has_saved(&self, step: u64) -> bool {
+        self.last_saved_step == Some(step)
+    }
+
+    /// Seconds that a save takes at most, by those so far.
+    pub fn longest_s(&self) -> f64 {
+        self.longest_s
+    }
+
+    /// The result of a save that ended since the last call.
+    pub fn poll(&mut self) -> Option<Result<Saved>> {
+        let ended = self.saver.poll();
+        self.note(ended)
+    }
+
+    /// Waits for the save under way.
+    pub fn wait(&mut self) -> Option<Result<Saved>> {
+        let ended = self.saver.wait();
+        self.note(ended)
+    }
+
+    fn note(&mut self, ended: Option<Result<Saved>>) -> Option<Result<Saved>> {
+        if let Some(Ok(saved)) = &ended {
+            self.longest_s = self.longest_s.max(self.snapshot_s + saved.seconds);
+        }
+        ended
+    }
+
+    /// Copies the engine's state and hands it to the thread; returns the seconds that training stood still.
+    /// The thread must be idle: call [`Saving::wait`] before.
+    pub fn checkpoint(&mut self, engine: &dyn Engine, state: &TrainerState) -> Result<f64> {
+        let start = Instant::now();
+        let snapshot = Snapshot { weights: weights(engine)?, optimizer: optimizer(engine)? };
+        let documents = Documents {
+            trainer: state.clone(),
+            config_json: self.config_json.clone(),
+            tokenizer: self.tokenizer.clone(),
+            mesh: self.mesh,
+        };
+        self.saver.submit(Job::Checkpoint(SaveJob {
+            checkpoints_dir: self.checkpoints_dir.clone(),
+            snapshot,
+            documents,
+            options: SaveOptions::default(),
+            retention: Some(self.retention),
+        }))?;
+        self.last_save = Instant::now();
+        self.last_saved_step = Some(state.step);
+        self.snapshot_s = start.elapsed().as_secs_f64();
+        Ok(self.snapshot_s)
+    }
+
+    /// Copies the weights and hands them to the thread.
+    pub fn weights(&mut self, engine: &dyn Engine, step: u64) -> Result<()> {
+        self.saver.submit(Job::Weights(WeightsJob {
+            weights_dir: self.weights_dir.clone(),
+            step,
+            weights: weights(engine)?,
+            config_json: self.config_json.clone(),
+            tokenizer: self.tokenizer.clone(),
+            options: SaveOptions::default(),
+        }))
+    }
+}
+
+fn weights(engine: &dyn Engine) -> Result<Vec<TensorData>> {
+    tensors(engine, Part::Weights, None)
+}
+
+fn optimizer(engine: &dyn Engine) -> Result<Vec<TensorData>> {
+    let mut all = Vec::new();
+    for (part, prefix) in OPTIMIZER_PARTS {
+        all.extend(tensors(engine, part, Some(prefix))?);
+    }
+    Ok(all)
+}
+
+fn tensors(engine: &dyn Engine, part: Part, prefix: Option<&str>) -> Result<Vec<TensorData>> {
+    let params = engine.model().units.iter().flat_map(|unit| unit.params());
+    params
+        .map(|param| {
+            let name = prefix.map_or_else(|| param.name.clone(), |prefix| format!("{prefix}.{}", param.name));
+            let mut bytes = Vec::new();
+            engine.read_bytes(&param.name, part, &mut bytes)?;
+            Ok(TensorData::whole(TensorSpec::new(name, param.shape.clone(), engine.dtype(part)), bytes))
+        })
+        .collect()
+}

@@ -1,0 +1,302 @@
+//! The loop over steps.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tisserand_kernels::ops::step_scalars::StepScalars;
+
+use super::Outcome;
+use super::report::Report;
+use super::saving::Saving;
+use super::setup::{Run, batch_shape};
+use crate::checkpoint::Saved;
+use crate::config::PlanCheck;
+use crate::data::{Loader, LoaderConfig, StepBatch};
+use crate::engine::Part;
+use crate::error::{Error, Result};
+use crate::log::ResumeRecord;
+use crate::run::{State, TimeLimit};
+
+/// A run under way.
+pub struct Trainer {
+    run: Run,
+    loader: Loader,
+    saving: Saving,
+    report: Report,
+    time_limit: TimeLimit,
+    longest_step_s: f64,
+    /// Training stood still for so long when the save under way began.
+    stall_s: f64,
+}
+
+impl Trainer {
+    /// Runs the steps that are left.
+    pub fn run(run: Run) -> Result<Outcome> {
+        let (step, total) = (run.state.step, run.config.training.steps);
+        if step >= total {
+            let message = format!("finished: all {total} steps are done");
+            let mut report = open_report(&run)?;
+            report.ended(State::Finished, &message, 0)?;
+            return Ok(Outcome::Finished);
+        }
+        Trainer::new(run)?.steps()
+    }
+
+    fn new(run: Run) -> Result<Self> {
+        let mut report = open_report(&run)?;
+        let saved_step = run.resumed_from.as_ref().map(|_| run.state.step);
+        if saved_step.is_some() {
+            report.resumed(ResumeRecord {
+                step: run.state.step,
+                tokens: run.state.consumed_tokens,
+                job_id: run.job_id.clone(),
+                world_size: run.control.world_size(),
+            })?;
+        }
+        let loader = Loader::new(
+            Arc::clone(&run.dataset),
+            LoaderConfig {
+                order: run.order.clone(),
+                shape: batch_shape(&run.config),
+                leaves: (0..run.config.grad_accum()).collect(),
+                prefetch_batches: run.config.data.prefetch_batches,
+                first_step: run.state.step,
+            },
+        )?;
+        let saving = Saving::new(&run.config, run.folder.dir(), run.tokenizer.clone(), saved_step)?;
+        let time_limit = TimeLimit::new(run.config.run.max_minutes, run.started);
+        Ok(Trainer { run, loader, saving, report, time_limit, longest_step_s: 0.0, stall_s: 0.0 })
+    }
+
+    fn steps(mut self) -> Result<Outcome> {
+        let total = self.run.config.training.steps;
+        self.report.start_clock();
+        while self.run.state.step < total {
+            let start = Instant::now();
+            self.step()?;
+            let step = self.run.state.step;
+            self.log(step)?;
+            self.validate(step)?;
+            self.longest_step_s = self.longest_step_s.max(start.elapsed().as_secs_f64());
+            self.collect_save(false)?;
+            if let Some(reason) = self.reason_to_stop()? {
+                return self.stop(reason);
+            }
+            self.save(step)?;
+        }
+        self.finish()
+    }
+
+    /// One training step.
+    fn step(&mut self) -> Result<()> {
+        let waiting = Instant::now();
+        let batch: StepBatch = self.loader.next()?;
+        self.report.waited_for_data(waiting.elapsed());
+        let run = &mut self.run;
+        let step = run.state.step + 1;
+        let valid_tokens = run.control.sum(batch.valid_tokens);
+        let inputs = step_inputs(run, step, valid_tokens);
+        run.engine.train(&inputs, &batch.micro_batches)?;
+        self.loader.recycle(batch);
+        let training = &run.config.training;
+        run.state.step = step;
+        run.state.consumed_samples = run.order.samples(step - 1).end;
+        run.state.consumed_tokens += training.global_batch as u64 * training.seq_len as u64;
+        self.report.at(step, run.state.consumed_tokens);
+        self.report.progress(step);
+        Ok(())
+    }
+
+    /// Reads what the device says of its steps, at log lines and wherever the host must know it anyway.
+    fn read_scalars(&mut self) -> Result<StepScalars> {
+        let scalars = self.run.engine.scalars()?;
+        let state = &mut self.run.state;
+        state.num_updates = u64::from(scalars.num_updates);
+        state.skipped_total = u64::from(scalars.skipped_total);
+        state.skipped_in_row = u64::from(scalars.skipped_in_row);
+        if scalars.failed != 0 {
+            return Err(self.diverged(&scalars));
+        }
+        Ok(scalars)
+    }
+
+    fn log(&mut self, step: u64) -> Result<()> {
+        let config = &self.run.config;
+        let due = step.is_multiple_of(config.log.every_steps) || step == 1 || step == config.training.steps;
+        if !due {
+            return Ok(());
+        }
+        let (lr, z_loss) = (learning_rate(&self.run, step), config.training.z_loss > 0.0);
+        let scalars = self.read_scalars()?;
+        let memory = self.run.engine.memory();
+        let state = &mut self.run.state;
+        let scores = &mut state.spike_scores;
+        self.report.step(step, state.consumed_tokens, &scalars, lr, z_loss, scores, &memory)
+    }
+
+    fn diverged(&self, scalars: &StepScalars) -> Error {
+        let names = self.run.engine.model().units.iter().flat_map(|unit| unit.params());
+        let culprit = names
+            .map(|param| &param.name)
+            .find(|name| {
+                let gradient = self.run.engine.read(name, Part::Gradient);
+                gradient.is_ok_and(|values| values.iter().any(|value| !value.is_finite()))
+            })
+            .map_or_else(|| format!("loss = {}", scalars.loss), |name| format!("gradient of {name}"));
+        Error::fault(format!(
+            "{} steps in a row from step {} on were not finite (first tensor: {culprit}), \
+             training.max_skipped_steps = {}; hint: continue from the last checkpoint with a lower \
+             optimizer.lr or data.skip = [[{}, {}]]",
+            scalars.skipped_in_row,
+            scalars.first_skipped_step,
+            self.run.config.training.max_skipped_steps,
+            scalars.first_skipped_step,
+            scalars.step,
+        ))
+    }
+
+    fn validate(&mut self, step: u64) -> Result<()> {
+        let every = self.run.config.eval.every_steps;
+        if every.is_some_and(|every| step.is_multiple_of(every)) || step == self.run.config.training.steps {
+            for set in &mut self.run.validation {
+                let start = Instant::now();
+                let engine = self.run.engine.as_mut();
+                let record = set.evaluate(step, &mut |micro_batch| engine.losses(micro_batch))?;
+                self.report.evaluated(record, start.elapsed().as_secs_f64())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a checkpoint if one is due and the last one is written.
+    fn save(&mut self, step: u64) -> Result<()> {
+        if self.saving.is_due(step) && step < self.run.config.training.steps {
+            self.checkpoint()?;
+        }
+        if self.saving.weights_are_due(step) {
+            self.collect_save(true)?;
+            self.saving.weights(self.run.engine.as_ref(), step)?;
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        self.collect_save(true)?;
+        self.run.lock.check()?;
+        self.read_scalars()?;
+        self.stall_s = self.saving.checkpoint(self.run.engine.as_ref(), &self.run.state)?;
+        self.report.stalled(self.stall_s);
+        Ok(())
+    }
+
+    /// Reports a save that ended; with `wait`, waits for the one under way. A failed save does not end the
+    /// run: the earlier checkpoint is there, and the next one may succeed.
+    fn collect_save(&mut self, wait: bool) -> Result<()> {
+        let ended = if wait { self.saving.wait() } else { self.saving.poll() };
+        match ended {
+            Some(Ok(saved)) => self.saved(&saved),
+            Some(Err(error)) => {
+                self.report.logger.warn(&format!("checkpoint failed, the run goes on: {error}"));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn saved(&mut self, saved: &Saved) -> Result<()> {
+        self.report.saved(saved, self.stall_s)
+    }
+
+    /// The checkpoint of the last step; its failure is the run's.
+    fn final_checkpoint(&mut self) -> Result<()> {
+        self.collect_save(true)?;
+        if self.saving.has_saved(self.run.state.step) {
+            return Ok(());
+        }
+        self.report.saving()?;
+        self.checkpoint()?;
+        match self.saving.wait() {
+            Some(Ok(saved)) => self.saved(&saved),
+            Some(Err(error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// All ranks agree: a signal on one of them, or the time limit.
+    fn reason_to_stop(&mut self) -> Result<Option<String>> {
+        let signal = self.run.stop.requested();
+        let out_of_time = self.time_limit.must_stop(self.longest_step_s, self.saving.longest_s());
+        let word = u64::from(signal.is_some()) * 2 + u64::from(out_of_time);
+        let agreed = self.run.control.max(word);
+        Ok(match (agreed, signal) {
+            (0, _) => None,
+            (1, _) => Some("run.max_minutes is nearly over".to_owned()),
+            (_, Some(signal)) => Some(signal.signal_name().to_owned()),
+            _ => Some("another rank was told to stop".to_owned()),
+        })
+    }
+
+    fn stop(mut self, reason: String) -> Result<Outcome> {
+        self.final_checkpoint()?;
+        let step = self.run.state.step;
+        let message = format!("stopped after step {step} ({reason}) with a checkpoint; run the same command again");
+        self.report.ended(State::Stopped, &message, 75)?;
+        Ok(Outcome::Stopped(reason))
+    }
+
+    fn finish(mut self) -> Result<Outcome> {
+        self.check_plan()?;
+        self.final_checkpoint()?;
+        if let Some(entropy) = self.run.unigram_entropy {
+            self.report.logger.line(&format!("unigram entropy of the training tokens: {entropy:.4} nats per token"));
+        }
+        let total = self.run.config.training.steps;
+        self.report.ended(State::Finished, &format!("finished: all {total} steps are done"), 0)?;
+        Ok(Outcome::Finished)
+    }
+
+    /// The arena was used exactly as the dry run said.
+    fn check_plan(&self) -> Result<()> {
+        let memory = self.run.engine.memory();
+        if memory.peak == self.run.plan.peak && memory.high_water_bytes == self.run.plan.arena_bytes {
+            return Ok(());
+        }
+        let message = format!(
+            "the arena's use differs from its plan: {} of {} bytes (run.plan_check)",
+            memory.high_water_bytes, self.run.plan.arena_bytes
+        );
+        match self.run.config.run.plan_check {
+            PlanCheck::Error => Err(Error::fault(message)),
+            PlanCheck::Warn => {
+                self.report.logger.warn(&message);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn open_report(run: &Run) -> Result<Report> {
+    let state = &run.state;
+    Report::new(&run.config, &run.folder, run.logger.clone(), &run.plan, state.step, state.consumed_tokens)
+}
+
+fn learning_rate(run: &Run, step: u64) -> f64 {
+    run.config.schedule.lr(run.config.optimizer.lr, step, run.config.training.steps)
+}
+
+fn step_inputs(run: &Run, step: u64, valid_tokens: u64) -> StepScalars {
+    let config = &run.config;
+    StepScalars {
+        lr: learning_rate(run, step) as f32,
+        // A batch of ignored labels alone has no loss and no gradient.
+        loss_scale: 1.0 / valid_tokens.max(1) as f32,
+        max_grad_norm: config.optimizer.grad_clip.map_or(f32::INFINITY, |norm| norm as f32),
+        beta1: config.optimizer.betas[0] as f32,
+        beta2: config.optimizer.betas[1] as f32,
+        step: step as u32,
+        seed_low: config.run.seed as u32,
+        seed_high: (config.run.seed >> 32) as u32,
+        max_skipped: config.training.max_skipped_steps,
+        ..StepScalars::default()
+    }
+}
