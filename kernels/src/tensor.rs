@@ -76,6 +76,15 @@ impl<'a, D: Storage> TensorRef<'a, D> {
         TensorRef { shape, ..self }
     }
 
+    /// The same bits as elements of another type of the same size: an f32 word of a table of u32, say.
+    ///
+    /// # Panics
+    /// If the elements of the two types differ in size.
+    pub fn reinterpret(self, dtype: DType) -> Self {
+        assert_eq!(dtype.size_bytes(), self.dtype.size_bytes(), "reinterpret {} as {dtype}", self.dtype);
+        TensorRef { dtype, ..self }
+    }
+
     /// `rows` rows of the outermost dimension from row `start`.
     ///
     /// # Panics
@@ -208,5 +217,28 @@ impl<'a, D: Storage> TensorMut<'a, D> {
     /// Checks that the elements are floating-point.
     pub fn expect_float(&self, op: &'static str, argument: &'static str) -> Result<()> {
         self.view.expect_float(op, argument)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Class, Context, Cpu, DType};
+
+    #[test]
+    fn reinterpret_keeps_the_bits() {
+        let ctx = Context::new(Cpu::new(1).unwrap(), 1024).unwrap();
+        let mut block = ctx.arena.block(Class::Constants, DType::U32, 3).unwrap();
+        block.view_mut([3]).into_slice().copy_from_slice(&[7, 1.5_f32.to_bits(), 9]);
+        let word = block.range(1, [1]).reinterpret(DType::F32);
+        assert_eq!(word.dtype(), DType::F32);
+        assert_eq!(word.as_slice::<f32>(), [1.5]);
+    }
+
+    #[test]
+    #[should_panic(expected = "reinterpret u32 as bf16")]
+    fn reinterpret_refuses_another_size() {
+        let ctx = Context::new(Cpu::new(1).unwrap(), 1024).unwrap();
+        let block = ctx.arena.block(Class::Constants, DType::U32, 4).unwrap();
+        let _ = block.view([4]).reinterpret(DType::Bf16);
     }
 }

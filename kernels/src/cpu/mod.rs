@@ -7,9 +7,16 @@
 //! Loops are compiled once per instruction set by [`vectorized`]; they contain no reassociation, so the
 //! instruction set does not change their bits either.
 
+mod adamw;
+mod elementwise;
+mod grad_norm;
+mod philox;
 mod rms_norm;
+mod step_scalars;
 
 use std::sync::Arc;
+
+use rayon::prelude::*;
 
 use crate::arena::HostMemory;
 use crate::device::Caps;
@@ -124,8 +131,8 @@ pub(crate) fn lane_sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
         }
         i += LANES;
     }
-    for lane in 0..len - whole {
-        lanes[lane] += f(whole + lane);
+    for (lane, sum) in lanes.iter_mut().enumerate().take(len - whole) {
+        *sum += f(whole + lane);
     }
     let mut width = LANES / 2;
     while width > 0 {
@@ -135,4 +142,22 @@ pub(crate) fn lane_sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
         width /= 2;
     }
     lanes[0]
+}
+
+/// Elements per task of elementwise loops: amortises the task, still feeds many threads.
+pub(crate) const ELEMENTS_PER_TASK: usize = 16 * crate::ops::CHUNK;
+
+/// `sums[w] += sum_p partials[p, w]`, in the order of p: the second half of every sum over rows.
+pub(crate) fn add_partials(partials: &[f32], sums: &mut [f32]) {
+    let width = sums.len();
+    sums.par_chunks_mut(crate::ops::CHUNK).enumerate().for_each(|(chunk, sums)| {
+        let start = chunk * crate::ops::CHUNK;
+        vectorized(|| {
+            for partial in partials.chunks_exact(width) {
+                for (sum, term) in sums.iter_mut().zip(&partial[start..]) {
+                    *sum += term;
+                }
+            }
+        });
+    });
 }

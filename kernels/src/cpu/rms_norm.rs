@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, lane_sum, vectorized};
-use crate::ops::Write;
-use crate::ops::rms_norm::{ROWS_PER_PARTIAL, RmsNormKernels, RmsNormShape};
+use super::{Cpu, add_partials, lane_sum, vectorized};
+use crate::ops::rms_norm::{RmsNormKernels, RmsNormShape};
+use crate::ops::{ROWS_PER_PARTIAL, Write};
 use crate::{Float, Result, TensorMut, TensorRef, match_float};
 
 impl RmsNormKernels for Cpu {
@@ -157,13 +157,7 @@ fn backward<X: Float, W: Float>(
             });
         },
     );
-    vectorized(|| {
-        for partial in partials.chunks_exact(width) {
-            for (sum, term) in dweight.iter_mut().zip(partial) {
-                *sum += term;
-            }
-        }
-    });
+    add_partials(partials, dweight);
 }
 
 #[inline(always)]

@@ -109,3 +109,28 @@ nothing!(RmsNormKernels {
     add_rms_norm_forward(rms_norm::RmsNormShape, f32, In<'_>, In<'_>, In<'_>, Out<'_>, Out<'_>, Out<'_>);
     rms_norm_backward(rms_norm::RmsNormShape, In<'_>, In<'_>, In<'_>, In<'_>, Write, Out<'_>, Out<'_>, Out<'_>);
 });
+
+nothing!(ElementwiseKernels {
+    add_assign(In<'_>, Out<'_>);
+    cast(In<'_>, Out<'_>);
+    fill(f32, Out<'_>);
+    column_sum(In<'_>, Out<'_>, Out<'_>);
+    chunk_sums(In<'_>, Out<'_>);
+});
+
+nothing!(GradNormKernels {
+    sum_of_squares(In<'_>, Out<'_>);
+    tree_sum(Write, Out<'_>, Out<'_>);
+});
+
+nothing!(PhiloxKernels {
+    philox_normal(&philox::NormalParams, Out<'_>);
+});
+
+nothing!(StepScalarsKernels {
+    finish_step_scalars(In<'_>, In<'_>, Out<'_>);
+});
+
+nothing!(AdamwKernels {
+    adamw_update(&adamw::AdamwParams, In<'_>, In<'_>, Out<'_>, Out<'_>, Out<'_>, Out<'_>);
+});

@@ -9,9 +9,19 @@
 //! 4. `device.rs`: the trait in the list of [`Device`](crate::Device).
 //! 5. `tests/<family>.rs`: differences against the reference, odd sizes, thread counts, refusals.
 
+pub mod adamw;
+pub mod elementwise;
+pub mod grad_norm;
+pub mod philox;
 pub mod rms_norm;
+pub mod step_scalars;
 
+pub use adamw::AdamwKernels;
+pub use elementwise::ElementwiseKernels;
+pub use grad_norm::GradNormKernels;
+pub use philox::PhiloxKernels;
 pub use rms_norm::RmsNormKernels;
+pub use step_scalars::StepScalarsKernels;
 
 /// Whether an op overwrites its output or adds to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +35,15 @@ pub enum Write {
 /// Elements per chunk of every fixed-order reduction: a function of shape only, so that no sum depends on
 /// threads, ranks or memory.
 pub const CHUNK: usize = 1024;
+
+/// Rows that share one partial sum in sums over rows (gradients of norm weights and biases): enough work
+/// per thread, few enough partials to add.
+pub const ROWS_PER_PARTIAL: usize = 64;
+
+/// Number of partial sums of a sum over `rows` rows: a function of the shape only, so that bits are too.
+pub fn partial_rows(rows: usize) -> usize {
+    rows.div_ceil(ROWS_PER_PARTIAL)
+}
 
 #[cfg(test)]
 pub(crate) use crate::testing::check_gradient;

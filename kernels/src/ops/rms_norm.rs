@@ -4,7 +4,7 @@
 //! (Zhang and Sennrich, arXiv:1910.07467). Rows are tokens, or tokens × heads for norms per head.
 //! Arithmetic is f32 whatever the storage; `rstd` is f32.
 
-use super::Write;
+use super::{Write, partial_rows};
 use crate::{Context, Cost, DType, Device, Result, Storage, TensorMut, TensorRef};
 
 /// Extents of one call.
@@ -42,7 +42,7 @@ pub trait RmsNormKernels: Storage {
         rstd: TensorMut<'_, Self>,
     ) -> Result<()>;
 
-    /// See [`backward`]. `partials` has [`partial_rows`] × width f32 elements.
+    /// See [`backward`]. `partials` has [`partial_rows`]`(rows)` × width f32 elements.
     fn rms_norm_backward(
         &self,
         shape: RmsNormShape,
@@ -55,14 +55,6 @@ pub trait RmsNormKernels: Storage {
         dweight: TensorMut<'_, Self>,
         partials: TensorMut<'_, Self>,
     ) -> Result<()>;
-}
-
-/// Rows that share one partial sum of `dweight`: enough work per thread, few enough partials to add.
-pub const ROWS_PER_PARTIAL: usize = 64;
-
-/// Number of partial sums of `dweight`: a function of the shape only, so that bits are too.
-pub fn partial_rows(shape: RmsNormShape) -> usize {
-    shape.rows.div_ceil(ROWS_PER_PARTIAL)
 }
 
 /// Normalises every row of `x`.
@@ -117,7 +109,7 @@ pub fn add_forward<D: Device>(
 /// is then already there), and `dweight[w] += sum_r dout[r, w] · x[r, w] · rstd[r]`.
 ///
 /// Shapes as in [`forward`]; `dx` like `x`; `dweight` [width] f32. The sum over rows adds partial sums of
-/// [`ROWS_PER_PARTIAL`] rows in order.
+/// [`ROWS_PER_PARTIAL`](super::ROWS_PER_PARTIAL) rows in order.
 pub fn backward<D: Device>(
     ctx: &Context<D>,
     dout: TensorRef<'_, D>,
@@ -139,7 +131,7 @@ pub fn backward<D: Device>(
     let passes = if write == Write::Add { 4 } else { 3 };
     let bytes = passes * x.size_bytes() + weight.size_bytes() + rstd.size_bytes() + 8 * shape.width;
     ctx.device.record(Cost { op: OP, flops: 10 * elements, bytes: bytes as u64 });
-    let partial_rows = partial_rows(shape);
+    let partial_rows = partial_rows(shape.rows);
     let mut partials = ctx.arena.block(crate::Class::Workspace, DType::F32, partial_rows * shape.width)?;
     let partials = partials.view_mut([partial_rows, shape.width]);
     ctx.device.rms_norm_backward(shape, dout, x, weight, rstd, write, dx, dweight, partials)

@@ -1,0 +1,101 @@
+//! Elementwise ops and plain sums on the host.
+
+use rayon::prelude::*;
+
+use super::{Cpu, ELEMENTS_PER_TASK, add_partials, lane_sum, vectorized};
+use crate::ops::elementwise::ElementwiseKernels;
+use crate::ops::{CHUNK, ROWS_PER_PARTIAL};
+use crate::{Float, Result, TensorMut, TensorRef, match_float};
+
+impl ElementwiseKernels for Cpu {
+    fn add_assign(&self, x: TensorRef<'_, Self>, y: TensorMut<'_, Self>) -> Result<()> {
+        match_float!(x.dtype(), T => {
+            let (x, y) = (x.as_slice::<T>(), y.into_slice::<T>());
+            self.run(|| add_assign(x, y));
+        });
+        Ok(())
+    }
+
+    fn cast(&self, src: TensorRef<'_, Self>, dst: TensorMut<'_, Self>) -> Result<()> {
+        match_float!(src.dtype(), S => match_float!(dst.dtype(), T => {
+            let (src, dst) = (src.as_slice::<S>(), dst.into_slice::<T>());
+            self.run(|| cast(src, dst));
+        }));
+        Ok(())
+    }
+
+    fn fill(&self, value: f32, dst: TensorMut<'_, Self>) -> Result<()> {
+        match_float!(dst.dtype(), T => {
+            let (value, dst) = (T::from_f32(value), dst.into_slice::<T>());
+            self.run(|| dst.par_chunks_mut(ELEMENTS_PER_TASK).for_each(|dst| dst.fill(value)));
+        });
+        Ok(())
+    }
+
+    fn column_sum(
+        &self,
+        x: TensorRef<'_, Self>,
+        sums: TensorMut<'_, Self>,
+        partials: TensorMut<'_, Self>,
+    ) -> Result<()> {
+        match_float!(x.dtype(), X => {
+            let (sums, partials) = (sums.into_slice::<f32>(), partials.into_slice::<f32>());
+            self.run(|| column_sum(x.as_slice::<X>(), sums, partials));
+        });
+        Ok(())
+    }
+
+    fn chunk_sums(&self, x: TensorRef<'_, Self>, partials: TensorMut<'_, Self>) -> Result<()> {
+        let (x, partials) = (x.as_slice::<f32>(), partials.into_slice::<f32>());
+        self.run(|| reduce_chunks(x, partials, |x| x));
+        Ok(())
+    }
+}
+
+fn add_assign<T: Float>(x: &[T], y: &mut [T]) {
+    x.par_chunks(ELEMENTS_PER_TASK).zip(y.par_chunks_mut(ELEMENTS_PER_TASK)).for_each(|(x, y)| {
+        vectorized(|| {
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = T::from_f32(y.to_f32() + x.to_f32());
+            }
+        });
+    });
+}
+
+fn cast<S: Float, T: Float>(src: &[S], dst: &mut [T]) {
+    src.par_chunks(ELEMENTS_PER_TASK).zip(dst.par_chunks_mut(ELEMENTS_PER_TASK)).for_each(|(src, dst)| {
+        vectorized(|| {
+            for (dst, src) in dst.iter_mut().zip(src) {
+                *dst = T::from_f32(src.to_f32());
+            }
+        });
+    });
+}
+
+fn column_sum<X: Float>(x: &[X], sums: &mut [f32], partials: &mut [f32]) {
+    let width = sums.len();
+    x.par_chunks(ROWS_PER_PARTIAL * width).zip(partials.par_chunks_mut(width)).for_each(|(x, partial)| {
+        vectorized(|| {
+            partial.fill(0.0);
+            for row in x.chunks_exact(width) {
+                for (sum, x) in partial.iter_mut().zip(row) {
+                    *sum += x.to_f32();
+                }
+            }
+        });
+    });
+    add_partials(partials, sums);
+}
+
+/// `partials[c] = sum of term(x[i])` over chunk `c` of [`CHUNK`] elements.
+pub(super) fn reduce_chunks(x: &[f32], partials: &mut [f32], term: impl Fn(f32) -> f32 + Sync) {
+    const CHUNKS_PER_TASK: usize = ELEMENTS_PER_TASK / CHUNK;
+    let tasks = x.par_chunks(ELEMENTS_PER_TASK).zip(partials.par_chunks_mut(CHUNKS_PER_TASK));
+    tasks.for_each(|(x, partials)| {
+        vectorized(|| {
+            for (chunk, partial) in x.chunks(CHUNK).zip(partials) {
+                *partial = lane_sum(chunk.len(), |i| term(chunk[i]));
+            }
+        });
+    });
+}
