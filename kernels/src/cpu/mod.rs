@@ -7,6 +7,9 @@
 //! Loops are compiled once per instruction set by [`vectorized`]; they contain no reassociation, so the
 //! instruction set does not change their bits either.
 
+mod cross_entropy;
+mod embedding;
+mod gemm;
 mod rms_norm;
 
 use std::sync::Arc;

@@ -9,8 +9,14 @@
 //! 4. `device.rs`: the trait in the list of [`Device`](crate::Device).
 //! 5. `tests/<family>.rs`: differences against the reference, odd sizes, thread counts, refusals.
 
+pub mod cross_entropy;
+pub mod embedding;
+pub mod gemm;
 pub mod rms_norm;
 
+pub use cross_entropy::CrossEntropyKernels;
+pub use embedding::EmbeddingKernels;
+pub use gemm::GemmKernels;
 pub use rms_norm::RmsNormKernels;
 
 /// Whether an op overwrites its output or adds to it.
