@@ -11,6 +11,9 @@ mod adamw;
 mod elementwise;
 mod grad_norm;
 mod philox;
+mod cross_entropy;
+mod embedding;
+mod gemm;
 mod rms_norm;
 mod step_scalars;
 

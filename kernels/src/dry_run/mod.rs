@@ -104,6 +104,36 @@ macro_rules! nothing {
 type In<'a> = TensorRef<'a, DryRun>;
 type Out<'a> = TensorMut<'a, DryRun>;
 
+nothing!(CrossEntropyKernels {
+    softmax_cross_entropy_rows(
+        cross_entropy::CrossEntropyShape,
+        &cross_entropy::CrossEntropyParams,
+        Option<In<'_>>,
+        Out<'_>,
+        In<'_>,
+        Out<'_>,
+        Out<'_>,
+    );
+});
+
+nothing!(EmbeddingKernels {
+    embedding_forward(embedding::EmbeddingShape, In<'_>, In<'_>, Out<'_>);
+    embedding_backward(embedding::EmbeddingShape, In<'_>, In<'_>, Out<'_>);
+});
+
+nothing!(GemmKernels {
+    gemm(
+        gemm::Layout,
+        gemm::GemmShape,
+        In<'_>,
+        In<'_>,
+        Option<In<'_>>,
+        Write,
+        Out<'_>,
+        Out<'_>,
+    );
+});
+
 nothing!(RmsNormKernels {
     rms_norm_forward(rms_norm::RmsNormShape, f32, In<'_>, In<'_>, Out<'_>, Out<'_>);
     add_rms_norm_forward(rms_norm::RmsNormShape, f32, In<'_>, In<'_>, In<'_>, Out<'_>, Out<'_>, Out<'_>);

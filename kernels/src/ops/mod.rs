@@ -13,6 +13,9 @@ pub mod adamw;
 pub mod elementwise;
 pub mod grad_norm;
 pub mod philox;
+pub mod cross_entropy;
+pub mod embedding;
+pub mod gemm;
 pub mod rms_norm;
 pub mod step_scalars;
 
@@ -20,6 +23,9 @@ pub use adamw::AdamwKernels;
 pub use elementwise::ElementwiseKernels;
 pub use grad_norm::GradNormKernels;
 pub use philox::PhiloxKernels;
+pub use cross_entropy::CrossEntropyKernels;
+pub use embedding::EmbeddingKernels;
+pub use gemm::GemmKernels;
 pub use rms_norm::RmsNormKernels;
 pub use step_scalars::StepScalarsKernels;
 

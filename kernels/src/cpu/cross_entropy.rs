@@ -1,0 +1,96 @@
+//! Softmax cross-entropy of rows of logits on the host: one exponential per logit, sums in fixed lanes.
+
+use rayon::prelude::*;
+
+use super::{Cpu, LANES, vectorized};
+use crate::math::exp;
+use crate::ops::cross_entropy::{CrossEntropyKernels, CrossEntropyParams, CrossEntropyShape, IGNORED};
+use crate::{Result, TensorMut, TensorRef};
+
+impl CrossEntropyKernels for Cpu {
+    fn softmax_cross_entropy_rows(
+        &self,
+        shape: CrossEntropyShape,
+        params: &CrossEntropyParams,
+        loss_scale: Option<TensorRef<'_, Self>>,
+        logits: TensorMut<'_, Self>,
+        labels: TensorRef<'_, Self>,
+        cross_entropy: TensorMut<'_, Self>,
+        z_losses: TensorMut<'_, Self>,
+    ) -> Result<()> {
+        let (logits, labels) = (logits.into_slice::<f32>(), labels.as_slice::<i32>());
+        let (cross_entropy, z_losses) = (cross_entropy.into_slice::<f32>(), z_losses.into_slice::<f32>());
+        let loss_scale = loss_scale.map(|scale| scale.as_slice::<f32>()[0]);
+        let vocab_size = shape.vocab_size;
+        let rows = logits.par_chunks_mut(vocab_size.max(1)).zip(labels);
+        let rows = rows.zip(cross_entropy).zip(z_losses).with_min_len(ROWS_PER_TASK);
+        self.run(|| {
+            rows.for_each(|(((logits, &label), cross_entropy), z_loss)| {
+                vectorized(|| {
+                    (*cross_entropy, *z_loss) = match target(label, vocab_size) {
+                        Some(target) => row(params.z_loss, loss_scale, logits, target),
+                        None => {
+                            logits.fill(0.0);
+                            (0.0, 0.0)
+                        }
+                    };
+                });
+            });
+        });
+        Ok(())
+    }
+}
+
+/// Rows per task at least: a row of a small vocabulary is less work than starting a task.
+const ROWS_PER_TASK: usize = 4;
+
+/// The class that a label names, none for ignored tokens. Labels are the op's precondition.
+fn target(label: i32, vocab_size: usize) -> Option<usize> {
+    if label == IGNORED {
+        return None;
+    }
+    match usize::try_from(label) {
+        Ok(target) if target < vocab_size => Some(target),
+        _ => panic!(
+            "label {label} is neither {IGNORED} nor below vocab_size {vocab_size}; the loader admits no such label"
+        ),
+    }
+}
+
+/// Returns the row's (cross-entropy, z-loss) and replaces its logits by their gradient.
+#[inline(always)]
+fn row(z_loss: f32, loss_scale: Option<f32>, logits: &mut [f32], target: usize) -> (f32, f32) {
+    let max = lane_max(logits);
+    let below_max = max - logits[target];
+    let sum = exp_and_sum(logits, max);
+    let log_sum = f64::from(sum).ln() as f32;
+    let logsumexp = max + log_sum;
+    if let Some(loss_scale) = loss_scale {
+        let factor = loss_scale * (1.0 + 2.0 * z_loss * logsumexp) / sum;
+        logits.iter_mut().for_each(|e| *e *= factor);
+        logits[target] -= loss_scale;
+    }
+    // The difference of the two large terms is taken first, so that large logits cost no digits.
+    (below_max + log_sum, z_loss * logsumexp * logsumexp)
+}
+
+/// The largest element that is a number.
+#[inline(always)]
+fn lane_max(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let whole = x.chunks_exact(LANES);
+    let rest = whole.remainder();
+    for chunk in whole {
+        for (max, x) in lanes.iter_mut().zip(chunk) {
+            *max = if *x > *max { *x } else { *max };
+        }
+    }
+    rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
+}
+
+/// Replaces each element by `e^(x - max)` and returns the sum, in the order of [`super::lane_sum`].
+#[inline(always)]
+fn exp_and_sum(x: &mut [f32], max: f32) -> f32 {
+    x.iter_mut().for_each(|x| *x = exp(*x - max));
+    super::lane_sum(x.len(), |i| x[i])
+}
