@@ -9,6 +9,7 @@ pub mod config;
 pub mod data;
 pub mod decoder;
 pub mod engine;
+pub mod data;
 pub mod error;
 pub mod files;
 pub mod hf_config;
@@ -24,5 +25,6 @@ pub mod sampling;
 pub mod step;
 pub mod tokenizer;
 pub mod train;
+pub mod tokenizer;
 
 pub use error::{Error, Result};

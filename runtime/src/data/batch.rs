@@ -1,0 +1,126 @@
+//! A micro-batch as the model takes it: tokens, labels, positions, segments of attention.
+
+use super::sequences::Window;
+
+/// The label of a token without a target.
+pub const IGNORE_LABEL: i32 = -100;
+
+/// How sequences become a micro-batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BatchShape {
+    /// Sequences of a micro-batch.
+    pub micro_batch: usize,
+    /// Whether attention and positions restart at each document.
+    pub document_mask: bool,
+}
+
+/// `micro_batch` sequences laid end to end; `tokens = micro_batch · seq_len`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MicroBatch {
+    /// Ids, `[tokens]`.
+    pub tokens: Vec<u32>,
+    /// The token that follows, `[tokens]`; [`IGNORE_LABEL`] where there is no target: in padding and, with a
+    /// document mask, at the last token of a document, which cannot know what the next one begins with.
+    pub labels: Vec<i32>,
+    /// Position of each token in its segment, `[tokens]`.
+    pub positions: Vec<u32>,
+    /// Where segments begin, ascending from 0, then `tokens` up to the end: `[tokens + 1]`. Segments end
+    /// with their sequence and, with a document mask, with their document.
+    pub cu_seqlens: Vec<u32>,
+    /// Labels that are not [`IGNORE_LABEL`].
+    pub valid_tokens: u64,
+}
+
+impl MicroBatch {
+    /// Empties the batch and keeps its memory.
+    pub(crate) fn clear(&mut self) {
+        self.tokens.clear();
+        self.labels.clear();
+        self.positions.clear();
+        self.cu_seqlens.clear();
+        self.valid_tokens = 0;
+    }
+
+    /// Appends the sequence in `window`.
+    pub(crate) fn push(&mut self, window: &Window, document_mask: bool) {
+        let base = self.tokens.len();
+        let seq_len = window.tokens.len() - 1;
+        self.tokens.extend_from_slice(&window.tokens[..seq_len]);
+        self.labels.extend(window.tokens[1..].iter().map(|&token| token as i32));
+        let starts: &[usize] = if document_mask { &window.starts } else { &[] };
+        for &start in starts {
+            self.labels[base + start - 1] = IGNORE_LABEL;
+        }
+        self.valid_tokens += (seq_len - starts.len()) as u64;
+        let mut begin = 0;
+        for &end in starts.iter().filter(|&&start| start < seq_len).chain([&seq_len]) {
+            self.cu_seqlens.push((base + begin) as u32);
+            self.positions.extend(0..(end - begin) as u32);
+            begin = end;
+        }
+    }
+
+    /// Appends a sequence without targets.
+    pub(crate) fn push_padding(&mut self, seq_len: usize) {
+        let base = self.tokens.len();
+        self.tokens.resize(base + seq_len, 0);
+        self.labels.resize(base + seq_len, IGNORE_LABEL);
+        self.positions.extend(0..seq_len as u32);
+        self.cu_seqlens.push(base as u32);
+    }
+
+    /// Ends the list of segments.
+    pub(crate) fn close(&mut self) {
+        let tokens = self.tokens.len();
+        self.cu_seqlens.resize(tokens + 1, tokens as u32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(tokens: &[u32], starts: &[usize]) -> Window {
+        let mut window = Window::default();
+        window.tokens.extend_from_slice(tokens);
+        window.starts.extend_from_slice(starts);
+        window
+    }
+
+    #[test]
+    fn a_document_mask_cuts_segments_positions_and_labels() {
+        let mut batch = MicroBatch::default();
+        // Documents [.., 11, 0] [20, 21, 0] [30, ..]; the second sequence ends with its document.
+        batch.push(&window(&[11, 0, 20, 21, 0, 30, 31], &[2, 5]), true);
+        batch.push(&window(&[31, 32, 33, 34, 35, 0, 40], &[6]), true);
+        batch.close();
+        assert_eq!(batch.tokens, [11, 0, 20, 21, 0, 30, 31, 32, 33, 34, 35, 0]);
+        assert_eq!(batch.labels, [0, -100, 21, 0, -100, 31, 32, 33, 34, 35, 0, -100]);
+        assert_eq!(batch.positions, [0, 1, 0, 1, 2, 0, 0, 1, 2, 3, 4, 5]);
+        assert_eq!(batch.cu_seqlens, [0, 2, 5, 6, 12, 12, 12, 12, 12, 12, 12, 12, 12]);
+        assert_eq!(batch.valid_tokens, 9);
+    }
+
+    #[test]
+    fn without_a_document_mask_each_sequence_is_one_segment() {
+        let mut batch = MicroBatch::default();
+        batch.push(&window(&[11, 0, 20, 21], &[2]), false);
+        batch.push_padding(3);
+        batch.close();
+        assert_eq!(batch.labels, [0, 20, 21, -100, -100, -100]);
+        assert_eq!(batch.positions, [0, 1, 2, 0, 1, 2]);
+        assert_eq!(batch.cu_seqlens, [0, 3, 6, 6, 6, 6, 6]);
+        assert_eq!(batch.valid_tokens, 3);
+    }
+
+    #[test]
+    fn documents_of_one_token_are_segments() {
+        let mut batch = MicroBatch::default();
+        batch.push(&window(&[0, 0, 0], &[1, 2]), true);
+        batch.close();
+        assert_eq!(batch.labels, [-100, -100]);
+        assert_eq!(batch.positions, [0, 0]);
+        assert_eq!(batch.cu_seqlens, [0, 1, 2]);
+        assert_eq!(batch.valid_tokens, 0);
+    }
+}
