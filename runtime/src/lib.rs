@@ -1,5 +1,6 @@
 //! Model, step, optimizer, data, checkpoints and trainer of Tisserand.
 
+pub mod checkpoint;
 pub mod error;
 pub mod model_config;
 
