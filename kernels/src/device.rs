@@ -1,6 +1,9 @@
 //! What a device is: memory ([`Storage`]) and one trait per op family, gathered in [`Device`].
 
-use crate::ops::{AdamwKernels, CrossEntropyKernels, ElementwiseKernels, EmbeddingKernels, GemmKernels, GradNormKernels, PhiloxKernels, RmsNormKernels, StepScalarsKernels};
+use crate::ops::{
+    AdamwKernels, CrossEntropyKernels, ElementwiseKernels, EmbeddingKernels, GemmKernels, GradNormKernels,
+    PhiloxKernels, RmsNormKernels, StepScalarsKernels,
+};
 use crate::{Arena, Cost, Element, Result, TensorMut, TensorRef};
 
 /// What an op must know of a device to compute its workspace. A dry run takes the caps of the device
@@ -50,9 +53,33 @@ pub trait Storage: Clone + Send + Sync + Sized + 'static {
 }
 
 /// A device with kernels for every family: the one type parameter of model code.
-pub trait Device: Storage + AdamwKernels + CrossEntropyKernels + ElementwiseKernels + EmbeddingKernels + GemmKernels + GradNormKernels + PhiloxKernels + RmsNormKernels + StepScalarsKernels {}
+pub trait Device:
+    Storage
+    + AdamwKernels
+    + CrossEntropyKernels
+    + ElementwiseKernels
+    + EmbeddingKernels
+    + GemmKernels
+    + GradNormKernels
+    + PhiloxKernels
+    + RmsNormKernels
+    + StepScalarsKernels
+{
+}
 
-impl<D> Device for D where D: Storage + AdamwKernels + CrossEntropyKernels + ElementwiseKernels + EmbeddingKernels + GemmKernels + GradNormKernels + PhiloxKernels + RmsNormKernels + StepScalarsKernels {}
+impl<D> Device for D where
+    D: Storage
+        + AdamwKernels
+        + CrossEntropyKernels
+        + ElementwiseKernels
+        + EmbeddingKernels
+        + GemmKernels
+        + GradNormKernels
+        + PhiloxKernels
+        + RmsNormKernels
+        + StepScalarsKernels
+{
+}
 
 /// What an op runs with: the device, and the arena from which it takes its workspace.
 pub struct Context<D: Storage> {

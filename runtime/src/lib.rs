@@ -9,7 +9,6 @@ pub mod config;
 pub mod data;
 pub mod decoder;
 pub mod engine;
-pub mod data;
 pub mod error;
 pub mod files;
 pub mod hf_config;
@@ -25,6 +24,5 @@ pub mod sampling;
 pub mod step;
 pub mod tokenizer;
 pub mod train;
-pub mod tokenizer;
 
 pub use error::{Error, Result};

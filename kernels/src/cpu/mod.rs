@@ -8,12 +8,12 @@
 //! instruction set does not change their bits either.
 
 mod adamw;
-mod elementwise;
-mod grad_norm;
-mod philox;
 mod cross_entropy;
+mod elementwise;
 mod embedding;
 mod gemm;
+mod grad_norm;
+mod philox;
 mod rms_norm;
 mod step_scalars;
 

@@ -10,22 +10,22 @@
 //! 5. `tests/<family>.rs`: differences against the reference, odd sizes, thread counts, refusals.
 
 pub mod adamw;
-pub mod elementwise;
-pub mod grad_norm;
-pub mod philox;
 pub mod cross_entropy;
+pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
+pub mod grad_norm;
+pub mod philox;
 pub mod rms_norm;
 pub mod step_scalars;
 
 pub use adamw::AdamwKernels;
-pub use elementwise::ElementwiseKernels;
-pub use grad_norm::GradNormKernels;
-pub use philox::PhiloxKernels;
 pub use cross_entropy::CrossEntropyKernels;
+pub use elementwise::ElementwiseKernels;
 pub use embedding::EmbeddingKernels;
 pub use gemm::GemmKernels;
+pub use grad_norm::GradNormKernels;
+pub use philox::PhiloxKernels;
 pub use rms_norm::RmsNormKernels;
 pub use step_scalars::StepScalarsKernels;
 
