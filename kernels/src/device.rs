@@ -16,6 +16,8 @@ pub struct Caps {
     pub alignment_bytes: usize,
     /// Whether bf16 operands of a matrix product are widened to f32 in workspace first.
     pub widens_bf16: bool,
+    /// Whether matrix products copy an operand into f32 panels in workspace first.
+    pub packs_products: bool,
 }
 
 /// A device's memory. Buffers are owned by the arena alone; everything else borrows views of them.

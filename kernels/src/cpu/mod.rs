@@ -48,7 +48,8 @@ impl Cpu {
     }
 
     /// Caps of every CPU device, without starting one.
-    pub const CAPS: Caps = Caps { name: "cpu", alignment_bytes: 256, widens_bf16: true };
+    pub const CAPS: Caps =
+        Caps { name: "cpu", alignment_bytes: 256, widens_bf16: true, packs_products: true };
 
     /// Runs `work` on the pool; nested calls stay on their thread.
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {

@@ -47,12 +47,27 @@ pub trait GemmKernels: Storage {
     ) -> Result<()>;
 }
 
-/// f32 elements of workspace for one product: bf16 operands and results pass through f32 where the device
-/// widens them.
-pub fn workspace_len(shape: GemmShape, [a, b, c]: [DType; 3], caps: Caps) -> usize {
-    let GemmShape { m, n, k } = shape;
-    let widened = |dtype, len| if caps.widens_bf16 && dtype == DType::Bf16 { len } else { 0 };
-    widened(a, m * k) + widened(b, k * n) + widened(c, m * n)
+/// Columns of `b` that a device which packs them copies at a time: all of them, up to [`PACKED_LEN`]
+/// elements, in whole panels of [`PANEL_COLUMNS`].
+pub fn packed_columns(shape: GemmShape) -> usize {
+    let most = PACKED_LEN / shape.k.max(1) / PANEL_COLUMNS * PANEL_COLUMNS;
+    shape.n.next_multiple_of(PANEL_COLUMNS).min(most.max(PANEL_COLUMNS))
+}
+
+/// Columns of a panel.
+pub const PANEL_COLUMNS: usize = 32;
+
+/// Most elements packed at a time (16 MiB), unless one panel has more.
+pub const PACKED_LEN: usize = 1 << 22;
+
+/// f32 elements of workspace for one product with operands and result of these types: panels of `b`,
+/// then the sums of a narrower `c`.
+pub fn workspace_len(shape: GemmShape, c: DType, caps: Caps) -> usize {
+    if !caps.packs_products {
+        return 0;
+    }
+    let sums = if c == DType::F32 { 0 } else { shape.m * shape.n };
+    packed_columns(shape) * shape.k + sums
 }
 
 /// `out = x · weightᵀ + bias`.
@@ -139,7 +154,7 @@ pub(super) fn product<D: GemmKernels>(
     write: Write,
     c: TensorMut<'_, D>,
 ) -> Result<()> {
-    let len = workspace_len(shape, [a.dtype(), b.dtype(), c.dtype()], ctx.device.caps());
+    let len = workspace_len(shape, c.dtype(), ctx.device.caps());
     let mut workspace = ctx.arena.block(Class::Workspace, DType::F32, len)?;
     ctx.device.gemm(layout, shape, a, b, bias, write, c, workspace.view_mut([len]))
 }

@@ -1,0 +1,124 @@
+//! The innermost loops of a product: tiles of `c` that fit the registers, over one block of k.
+
+use pulp::{Simd, WithSimd};
+
+use super::{MAX_KC, MAX_TASK_ROWS, MR, NR};
+
+/// A task's packed rows of `a`, on its stack.
+#[repr(align(64))]
+pub(super) struct Panels(pub(super) [f32; MAX_TASK_ROWS * MAX_KC]);
+
+impl Panels {
+    pub(super) fn zeroed() -> Self {
+        Panels([0.0; MAX_TASK_ROWS * MAX_KC])
+    }
+}
+
+/// One task's rows of `c` and one block of k: `c[rows, columns] (+)= a · b`.
+pub(super) struct RowBlock<'a> {
+    /// Terms of each sum.
+    pub(super) kc: usize,
+    /// Panels [kc, MR].
+    pub(super) a: &'a [f32],
+    /// Panels [kc, NR].
+    pub(super) b: &'a [f32],
+    /// Rows of `row_len` elements, the first `columns` of which are written.
+    pub(super) c: &'a mut [f32],
+    pub(super) row_len: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    /// Whether the sums replace what is there.
+    pub(super) replace: bool,
+}
+
+impl WithSimd for RowBlock<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // Sub-tiles of 24 accumulators where there are 32 registers, else of 12.
+        if S::REGISTER_COUNT >= 32 {
+            self.tiles::<S, MR, 2>(simd);
+        } else {
+            self.tiles::<S, { MR / 2 }, 2>(simd);
+        }
+    }
+}
+
+impl RowBlock<'_> {
+    /// All tiles: a panel of `b` stays in the first-level cache while the panels of `a` pass by.
+    #[inline(always)]
+    fn tiles<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+        let width = VECTORS * S::F32_LANES;
+        for (j, b) in self.b.chunks_exact(self.kc * NR).enumerate() {
+            for (i, a) in self.a.chunks_exact(self.kc * MR).enumerate() {
+                for row in (0..MR).step_by(ROWS) {
+                    for column in (0..NR).step_by(width) {
+                        let sums = sums::<S, ROWS, VECTORS>(simd, a, row, b, column);
+                        let (row, column) = (i * MR + row, j * NR + column);
+                        if row < self.rows && column < self.columns {
+                            let rows = ROWS.min(self.rows - row);
+                            let columns = width.min(self.columns - column);
+                            let c = &mut self.c[row * self.row_len + column..];
+                            store(simd, &sums, c, self.row_len, rows, columns, self.replace);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `sum_k a[k, row + r] · b[k, column + v]`, one term after the other.
+#[inline(always)]
+fn sums<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    a: &[f32],
+    row: usize,
+    b: &[f32],
+    column: usize,
+) -> [[S::f32s; VECTORS]; ROWS] {
+    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+    for (a, b) in a.chunks_exact(MR).zip(b.chunks_exact(NR)) {
+        let (a, b) = (&a[row..row + ROWS], &b[column..column + VECTORS * S::F32_LANES]);
+        let b = S::as_simd_f32s(b).0;
+        for r in 0..ROWS {
+            let a = simd.splat_f32s(a[r]);
+            for v in 0..VECTORS {
+                sums[r][v] = simd.mul_add_f32s(a, b[v], sums[r][v]);
+            }
+        }
+    }
+    sums
+}
+
+/// Writes the first `rows` × `columns` sums, or adds them.
+#[inline(always)]
+fn store<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    sums: &[[S::f32s; VECTORS]; ROWS],
+    c: &mut [f32],
+    row_len: usize,
+    rows: usize,
+    columns: usize,
+    replace: bool,
+) {
+    let whole = columns == VECTORS * S::F32_LANES;
+    for r in 0..ROWS {
+        if r >= rows {
+            return;
+        }
+        let c = &mut c[r * row_len..][..columns];
+        if whole {
+            let c = S::as_mut_simd_f32s(c).0;
+            for v in 0..VECTORS {
+                c[v] = if replace { sums[r][v] } else { simd.add_f32s(c[v], sums[r][v]) };
+            }
+        } else {
+            for (c, sums) in c.chunks_mut(S::F32_LANES).zip(&sums[r]) {
+                let before = if replace { simd.splat_f32s(0.0) } else { simd.partial_load_f32s(c) };
+                simd.partial_store_f32s(c, simd.add_f32s(before, *sums));
+            }
+        }
+    }
+}
