@@ -1,7 +1,10 @@
 //! Tests of the lock with holders that are forged rather than started; with real processes:
 //! `tests/run_folder.rs`.
 
+use std::io::Write;
+
 use super::*;
+use crate::run::host::host_name;
 
 const FAST: Timing = Timing {
     beat: Duration::from_millis(20),
