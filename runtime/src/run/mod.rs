@@ -1,0 +1,22 @@
+//! One run on disk and in time: its folder, the lock that keeps a second job out, its status, and when it
+//! must stop. The folder:
+//!
+//! ```text
+//! RUN/  run.toml resolved.toml lineage.json status.json metrics.jsonl tb/ checkpoints/ LOCK
+//! RUN/jobs/<n>-<job id>/  environment.json hosts.json rank0.log
+//! ```
+
+pub mod folder;
+pub mod host;
+pub mod job;
+pub mod lineage;
+pub mod lock;
+pub mod status;
+pub mod time_limit;
+
+pub use folder::RunFolder;
+pub use job::{HostRow, JobFolder, ProcessDescription};
+pub use lineage::{Difference, LineageEntry};
+pub use lock::RunLock;
+pub use status::{State, Status, StatusFile};
+pub use time_limit::{StopFlag, StopReason, TimeLimit};
