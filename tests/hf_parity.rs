@@ -11,11 +11,11 @@ use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::ops::step_scalars::StepScalars;
 use tisserand_kernels::{Context, Cpu, DType, Storage};
 use tisserand_runtime::checkpoint::HfFolder;
+use tisserand_runtime::config::Optimizer;
 use tisserand_runtime::data::MicroBatch;
 use tisserand_runtime::engine::{Engine, Part};
 use tisserand_runtime::model::Transformer;
 use tisserand_runtime::model::block::Recompute;
-use tisserand_runtime::optimizer::OptimizerConfig;
 use tisserand_runtime::step::{Executor, StateDTypes, StepConfig};
 use tisserand_runtime::{hf_config, plan};
 
@@ -115,7 +115,10 @@ fn build(folder: &Path, reference: &Reference, batch: usize, seq_len: usize) -> 
         dtypes: StateDTypes { compute: DType::F32, master: DType::F32, moments: DType::F32 },
         recompute: vec![Recompute::None; model.blocks.len()],
         cross_entropy: CrossEntropyParams { z_loss: 0.0 },
-        optimizer: OptimizerConfig {
+        optimizer: Optimizer {
+            lr: reference.number("lr"),
+            betas: [0.9, 0.95],
+            grad_clip: None,
             eps: reference.number("eps"),
             weight_decay: reference.number("weight_decay"),
             groups: Vec::new(),
@@ -127,7 +130,13 @@ fn build(folder: &Path, reference: &Reference, batch: usize, seq_len: usize) -> 
     let mut engine = Executor::new(ctx, model.clone(), config, Box::new(Single::default())).unwrap();
     let weights = HfFolder::open(folder).unwrap();
     for param in model.units.iter().flat_map(|unit| unit.params()) {
-        engine.write(&param.name, Part::Master, &weights.read_f32(&param.name).unwrap()).unwrap();
+        engine
+            .write(
+                &param.name,
+                Part::Master,
+                &weights.tensors.read_shaped(&param.name, &param.shape).unwrap(),
+            )
+            .unwrap();
     }
     Box::new(engine)
 }

@@ -53,7 +53,8 @@ fn the_readme_shows_every_top_level_folder_and_no_other() {
         .filter_map(|line| line.split_whitespace().next())
         .map(|name| name.trim_end_matches('/').to_owned())
         .collect();
-    let tracked = std::fs::read_dir(root()).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
+    let tracked =
+        std::fs::read_dir(root()).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
     let ignored = [".git", ".ci", ".gitignore", "target", "runs", "Cargo.lock", "rustfmt.toml"];
     let present: BTreeSet<String> = tracked.filter(|name| !ignored.contains(&name.as_str())).collect();
     let missing: Vec<_> = present.difference(&shown).collect();

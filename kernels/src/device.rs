@@ -1,8 +1,8 @@
 //! What a device is: memory ([`Storage`]) and one trait per op family, gathered in [`Device`].
 
 use crate::ops::{
-    AdamwKernels, CrossEntropyKernels, ElementwiseKernels, EmbeddingKernels, GemmKernels, GradNormKernels,
-    PhiloxKernels, RmsNormKernels, StepScalarsKernels,
+    AdamwKernels, AttentionKernels, CrossEntropyKernels, ElementwiseKernels, EmbeddingKernels, GemmKernels,
+    GradNormKernels, PhiloxKernels, RmsNormKernels, RopeKernels, StepScalarsKernels, SwigluKernels,
 };
 use crate::{Arena, Cost, Element, Result, TensorMut, TensorRef};
 
@@ -58,6 +58,7 @@ pub trait Storage: Clone + Send + Sync + Sized + 'static {
 pub trait Device:
     Storage
     + AdamwKernels
+    + AttentionKernels
     + CrossEntropyKernels
     + ElementwiseKernels
     + EmbeddingKernels
@@ -65,13 +66,16 @@ pub trait Device:
     + GradNormKernels
     + PhiloxKernels
     + RmsNormKernels
+    + RopeKernels
     + StepScalarsKernels
+    + SwigluKernels
 {
 }
 
 impl<D> Device for D where
     D: Storage
         + AdamwKernels
+        + AttentionKernels
         + CrossEntropyKernels
         + ElementwiseKernels
         + EmbeddingKernels
@@ -79,7 +83,9 @@ impl<D> Device for D where
         + GradNormKernels
         + PhiloxKernels
         + RmsNormKernels
+        + RopeKernels
         + StepScalarsKernels
+        + SwigluKernels
 {
 }
 

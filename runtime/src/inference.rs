@@ -35,7 +35,7 @@ impl ModelFolder {
                 let reader = CheckpointReader::open(&dir)?;
                 (reader.weights, Some(reader.trainer.step))
             }
-            Source::HuggingFace(dir) => (HfFolder::open(&dir)?, None),
+            Source::HfFolder(dir) => (HfFolder::open(&dir)?, None),
         };
         let config = hf_config::read(&weights.dir.join("config.json"))?;
         let tokenizer = weights.tokenizer.clone();
@@ -53,7 +53,13 @@ impl ModelFolder {
     }
 
     /// The weights on a device, for evaluation on micro-batches of `tokens` tokens.
-    pub fn evaluator<D: Device>(&self, device: D, dtype: DType, tokens: usize, seq_len: usize) -> Result<Network<D>> {
+    pub fn evaluator<D: Device>(
+        &self,
+        device: D,
+        dtype: DType,
+        tokens: usize,
+        seq_len: usize,
+    ) -> Result<Network<D>> {
         let model = Transformer::new(self.config.clone());
         let bytes = plan::evaluation_bytes(device.caps(), &model, dtype, tokens, seq_len)?;
         self.load(Network::new(Context::new(device, bytes)?, model, dtype, tokens, seq_len)?)
@@ -76,7 +82,7 @@ impl ModelFolder {
     fn load<D: Device>(&self, mut network: Network<D>) -> Result<Network<D>> {
         let model = network.model.clone();
         for location in locations(&model) {
-            let values = self.weights.read_parameter(&location.param.name, &location.param.shape)?;
+            let values = self.weights.tensors.read_shaped(&location.param.name, &location.param.shape)?;
             network.write(location, &values)?;
         }
         Ok(network)

@@ -200,8 +200,9 @@ impl<D: Device> Network<D> {
 
     /// Empty key-value caches for every block.
     pub fn caches(&self, capacity: usize) -> Result<Vec<KvCache<D>>> {
-        let cache =
-            |block: &crate::model::block::Block| KvCache::new(&self.ctx, &block.attention, self.inputs.dtype, capacity);
+        let cache = |block: &crate::model::block::Block| {
+            KvCache::new(&self.ctx, &block.attention, self.inputs.dtype, capacity)
+        };
         self.model.blocks.iter().map(cache).collect()
     }
 

@@ -100,7 +100,13 @@ pub fn train(caps: Caps, model: &Transformer, config: &StepConfig, seq_len: usiz
 }
 
 /// Arena bytes for evaluation on micro-batches of `tokens` tokens.
-pub fn evaluation_bytes(caps: Caps, model: &Transformer, dtype: DType, tokens: usize, seq_len: usize) -> Result<usize> {
+pub fn evaluation_bytes(
+    caps: Caps,
+    model: &Transformer,
+    dtype: DType,
+    tokens: usize,
+    seq_len: usize,
+) -> Result<usize> {
     let ctx = Context::new(DryRun::new(caps), DryRun::CAPACITY_BYTES)?;
     let arena = ctx.arena.clone();
     let mut network = Network::new(ctx, model.clone(), dtype, tokens, seq_len)?;

@@ -8,6 +8,7 @@
 //! instruction set does not change their bits either.
 
 mod adamw;
+mod attention;
 mod cross_entropy;
 mod elementwise;
 mod embedding;
@@ -15,7 +16,10 @@ mod gemm;
 mod grad_norm;
 mod philox;
 mod rms_norm;
+mod rope;
+mod scratch;
 mod step_scalars;
+mod swiglu;
 
 use std::sync::Arc;
 

@@ -164,3 +164,22 @@ nothing!(StepScalarsKernels {
 nothing!(AdamwKernels {
     adamw_update(&adamw::AdamwParams, In<'_>, In<'_>, Out<'_>, Out<'_>, Out<'_>, Out<'_>);
 });
+
+nothing!(AttentionKernels {
+    attention_forward(
+        attention::AttentionShape, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>, Out<'_>, Out<'_>, Out<'_>,
+    );
+    attention_backward(
+        attention::AttentionShape, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>,
+        Out<'_>, Out<'_>, Out<'_>, Out<'_>,
+    );
+});
+
+nothing!(RopeKernels {
+    rope(rope::RopeShape, rope::Turn, In<'_>, In<'_>, Out<'_>);
+});
+
+nothing!(SwigluKernels {
+    swiglu_forward(swiglu::SwigluShape, In<'_>, Out<'_>);
+    swiglu_backward(swiglu::SwigluShape, In<'_>, In<'_>, Out<'_>);
+});

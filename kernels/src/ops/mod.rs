@@ -28,6 +28,13 @@ pub use grad_norm::GradNormKernels;
 pub use philox::PhiloxKernels;
 pub use rms_norm::RmsNormKernels;
 pub use step_scalars::StepScalarsKernels;
+pub mod attention;
+pub mod rope;
+pub mod swiglu;
+
+pub use attention::AttentionKernels;
+pub use rope::RopeKernels;
+pub use swiglu::SwigluKernels;
 
 /// Whether an op overwrites its output or adds to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -19,7 +19,7 @@ pub const LOSS_SCALE_WORD: usize = offset_of!(StepScalars, loss_scale) / 4;
 
 /// The struct as host and device see it: words of 32 bits, inputs first, then state, then outputs.
 #[repr(C)]
-#[derive(Pod, Zeroable, Clone, Copy, Debug, PartialEq)]
+#[derive(Pod, Zeroable, Default, Clone, Copy, Debug, PartialEq)]
 pub struct StepScalars {
     /// Input: learning rate before the scales of parameter groups.
     pub lr: f32,

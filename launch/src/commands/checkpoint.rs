@@ -7,7 +7,7 @@ use super::{DONE, FAILED};
 use crate::{cli, output};
 
 /// Looks at, checks, compares and converts checkpoints.
-pub fn run(command: cli::Checkpoint) -> Result<u8> {
+pub(super) fn run(command: cli::Checkpoint) -> Result<u8> {
     match command {
         cli::Checkpoint::Inspect { dir, json } => {
             let summary = checkpoint::inspect(&dir)?;

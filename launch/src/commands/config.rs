@@ -7,7 +7,7 @@ use super::{DONE, FAILED, load};
 use crate::{cli, env, output};
 
 /// Shows or compares run files.
-pub fn run(command: cli::Config) -> Result<u8> {
+pub(super) fn run(command: cli::Config) -> Result<u8> {
     match command {
         cli::Config::Show { run_file } => {
             output::piece(&load(&run_file)?.to_toml())?;

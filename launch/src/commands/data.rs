@@ -14,11 +14,11 @@ use super::{DONE, expand, load};
 use crate::{cli, output};
 
 /// Makes and looks at token files.
-pub fn run(command: cli::Data) -> Result<u8> {
+pub(super) fn run(command: cli::Data) -> Result<u8> {
     match command {
         cli::Data::Tokenize { out, tokenizer, inputs } => {
             let (inputs, tokenizer) = (expand(&inputs)?, Tokenizer::open(&tokenizer)?);
-            let report = data::tokenize(&inputs, &tokenizer, &out, Progress::default())?;
+            let report = data::tokenize(&inputs, &tokenizer, &out, Progress::Stderr)?;
             output::line(&format!(
                 "{}: {} documents, {} tokens from {}",
                 out.display(),
@@ -41,9 +41,10 @@ pub fn run(command: cli::Data) -> Result<u8> {
 }
 
 fn inspect(prefix: &Path, as_json: bool) -> Result<()> {
-    let file = TokenFile::open(&prefix.display().to_string())?;
-    let (documents, tokens) = (file.num_documents(), file.num_tokens());
-    let dtype = file.dtype_name();
+    let file = TokenFile::open(prefix)?;
+    let index = file.index();
+    let (documents, tokens) = (index.documents(), index.tokens());
+    let dtype = format!("{:?}", index.token_type()).to_lowercase();
     if as_json {
         return output::line(
             &json!({"prefix": prefix, "documents": documents, "tokens": tokens, "dtype": dtype}).to_string(),

@@ -10,7 +10,7 @@ use super::{DONE, load};
 use crate::{cli, device, output};
 
 /// Prints the loss of every validation set of the run file.
-pub fn run(arguments: &cli::Eval) -> Result<u8> {
+pub(super) fn run(arguments: &cli::Eval) -> Result<u8> {
     let mut config = load(&arguments.run_file)?;
     let folder = ModelFolder::open(&arguments.checkpoint)?;
     folder.warning.iter().for_each(|warning| eprintln!("warning: {warning}"));

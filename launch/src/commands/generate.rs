@@ -13,7 +13,7 @@ use super::DONE;
 use crate::{cli, device, output};
 
 /// Prints the prompt and its continuation as it is generated.
-pub fn run(arguments: &cli::Generate) -> Result<u8> {
+pub(super) fn run(arguments: &cli::Generate) -> Result<u8> {
     let sampling = sampling(arguments)?;
     let folder = ModelFolder::open(&arguments.checkpoint)?;
     folder.warning.iter().for_each(|warning| eprintln!("warning: {warning}"));
@@ -72,9 +72,7 @@ fn generate(
         if tokenizer.end_of_text() == Some(token) {
             break;
         }
-        if let Some(text) = stream.push(token)? {
-            output::piece(&text)?;
-        }
+        output::piece(&stream.push(token)?)?;
         generated += 1;
         new_tokens = vec![token];
     }

@@ -12,7 +12,7 @@ use super::{DONE, load};
 use crate::{cli, device, output};
 
 /// Runs one step without data and prints what it took.
-pub fn run(arguments: &cli::Plan) -> Result<u8> {
+pub(super) fn run(arguments: &cli::Plan) -> Result<u8> {
     let config = load(&arguments.run_file)?;
     let model = Transformer::new(config.model.clone());
     let step = step_config(&config, &model);

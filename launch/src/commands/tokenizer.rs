@@ -10,11 +10,11 @@ use super::{DONE, expand};
 use crate::{cli, output};
 
 /// Trains or applies a tokenizer.
-pub fn run(command: cli::Tokenizer) -> Result<u8> {
+pub(super) fn run(command: cli::Tokenizer) -> Result<u8> {
     match command {
         cli::Tokenizer::Train { out, vocab_size, inputs } => {
             let inputs = expand(&inputs)?;
-            let tokenizer = data::train_tokenizer(&inputs, vocab_size, Progress::default())?;
+            let tokenizer = data::train_tokenizer(&inputs, vocab_size, Progress::Stderr)?;
             tokenizer.save(&out)?;
             output::line(&format!("{}: {} entries", out.display(), tokenizer.vocab_size()))?;
         }

@@ -8,7 +8,7 @@ use super::load;
 use crate::{cli, device, env, output, signals};
 
 /// Trains, and says how to go on.
-pub fn run(arguments: cli::Train) -> Result<u8> {
+pub(super) fn run(arguments: cli::Train) -> Result<u8> {
     let config = load(&arguments.run_file)?;
     let path = &arguments.run_file.path;
     let run_toml = std::fs::read_to_string(path)

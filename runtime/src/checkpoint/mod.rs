@@ -61,7 +61,7 @@ pub use save::{SaveJob, Saved, WeightsJob, save, save_weights};
 pub use snapshot::{Piece, Snapshot, SnapshotBuffer, TensorData};
 pub use step_writer::{Documents, SaveOptions, StepWriter};
 pub use tensor_set::TensorSet;
-pub use trainer_state::{RunningStats, TrainerState};
+pub use trainer_state::TrainerState;
 pub use verify::{Problem, Report, verify};
 
 #[cfg(target_endian = "big")]

@@ -113,6 +113,24 @@ impl TensorSet {
         Ok(out)
     }
 
+    /// Reads a whole tensor that must have this shape, widened to f32.
+    ///
+    /// # Errors
+    /// If its shape is another; as [`TensorSet::read_range`].
+    pub fn read_shaped(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = self.find(name)?;
+        if tensor.shape != shape {
+            let path = self.path_of(name).unwrap_or(Path::new(""));
+            return Err(Error::input(format!(
+                "{}: tensor `{name}` has shape {:?}, the model wants {shape:?}; hint: weights and config are of \
+                 two models",
+                path.display(),
+                tensor.shape
+            )));
+        }
+        self.read_tensor_f32(name)
+    }
+
     /// Reads the elements `range` as they are stored.
     ///
     /// # Errors

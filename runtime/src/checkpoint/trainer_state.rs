@@ -2,19 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::log::SpikeScore;
 use crate::{Error, Result};
-
-/// Exponential moving statistics of one quantity, for z-scores.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RunningStats {
-    /// Moving mean.
-    #[serde(with = "exact")]
-    pub mean: f64,
-    /// Moving variance around it.
-    #[serde(with = "exact")]
-    pub variance: f64,
-}
 
 /// Counters and statistics of a run after `step` steps.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -34,10 +23,8 @@ pub struct TrainerState {
     pub skipped_in_row: u64,
     /// Seed of the run.
     pub seed: u64,
-    /// Statistics of the loss.
-    pub loss_stats: RunningStats,
-    /// Statistics of the gradient norm.
-    pub grad_norm_stats: RunningStats,
+    /// Statistics behind the z-scores of loss and gradient norm.
+    pub spike_scores: [SpikeScore; 2],
     /// Seconds of training, over all jobs.
     #[serde(with = "exact")]
     pub elapsed_seconds: f64,
@@ -132,13 +119,7 @@ mod tests {
             .take(2000),
         );
         for x in floats {
-            let stats = RunningStats { mean: x, variance: -x };
-            let state = TrainerState {
-                seed: u64::MAX,
-                loss_stats: stats,
-                elapsed_seconds: x,
-                ..TrainerState::default()
-            };
+            let state = TrainerState { seed: u64::MAX, elapsed_seconds: x, ..TrainerState::default() };
             let back = TrainerState::from_json(&state.to_json(), "trainer.json").unwrap();
             assert_eq!(back, state);
             assert_eq!(back.elapsed_seconds.to_bits(), x.to_bits());

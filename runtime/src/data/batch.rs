@@ -32,6 +32,25 @@ pub struct MicroBatch {
 }
 
 impl MicroBatch {
+    /// A batch of `tokens` tokens in one segment, all of them token 0 without a target: for dry runs.
+    pub fn empty(tokens: usize) -> Self {
+        MicroBatch { labels: vec![IGNORE_LABEL; tokens], ..Self::continuation(&vec![0; tokens], 0) }
+    }
+
+    /// Tokens of one sequence that stand at `start` and after it, without targets: for generation.
+    pub fn continuation(tokens: &[u32], start: u32) -> Self {
+        let len = tokens.len();
+        let mut cu_seqlens = vec![len as u32; len + 1];
+        cu_seqlens[0] = 0;
+        MicroBatch {
+            tokens: tokens.to_vec(),
+            labels: vec![IGNORE_LABEL; len],
+            positions: (start..start + len as u32).collect(),
+            cu_seqlens,
+            valid_tokens: 0,
+        }
+    }
+
     /// Empties the batch and keeps its memory.
     pub(crate) fn clear(&mut self) {
         self.tokens.clear();

@@ -31,7 +31,7 @@ pub mod validation;
 pub use batch::{BatchShape, IGNORE_LABEL, MicroBatch};
 pub use dataset::{Dataset, DatasetConfig, SampleId};
 pub use loader::{Loader, LoaderConfig, StepBatch};
-pub use prepare::{Outcome, Prepare, Prepared, prepare};
+pub use prepare::{Outcome, Prepare, Prepared, prepare, train_tokenizer};
 pub use progress::Progress;
 pub use step_order::{StepOrder, order_hash};
 pub use token_file::TokenFile;

@@ -128,16 +128,25 @@ fn build(
     let shuffle = Permutation::new(inputs.len() as u64, [0, 0, 0]);
     let shuffled: Vec<PathBuf> =
         (0..inputs.len() as u64).map(|i| inputs[shuffle.apply(i) as usize].clone()).collect();
-    let stage = progress.stage("training the tokenizer", total_bytes(&shuffled)?);
-    let texts = documents(&shuffled).map(|document| {
+    let tokenizer = train_tokenizer(&shuffled, config.vocab_size, progress)?;
+    tokenizer.save(tokenizer_path)?;
+    tokenize(&shuffled, &tokenizer, dataset, progress)
+}
+
+/// Trains a tokenizer of `vocab_size` entries on the documents of `inputs`.
+///
+/// # Errors
+/// What [`documents`] finds in a file; a vocabulary that is too small or too large for the texts.
+pub fn train_tokenizer(inputs: &[PathBuf], vocab_size: usize, progress: Progress) -> Result<Tokenizer> {
+    let stage = progress.stage("training the tokenizer", total_bytes(inputs)?);
+    let texts = documents(inputs).map(|document| {
         let document = document?;
         stage.advance(document.file_bytes);
         Ok(document.text)
     });
-    let tokenizer = Tokenizer::train(texts, config.vocab_size)?;
+    let tokenizer = Tokenizer::train(texts, vocab_size)?;
     stage.finish();
-    tokenizer.save(tokenizer_path)?;
-    tokenize(&shuffled, &tokenizer, dataset, progress)
+    Ok(tokenizer)
 }
 
 /// The stamp of an earlier call; `None` when there is none that can be read.

@@ -85,7 +85,7 @@ pub(crate) struct Window {
 /// The samples of a source: sample k of a file = its tokens `[k·seq_len, (k + 1)·seq_len]`, seq_len + 1
 /// tokens of which the last is also the first of sample k + 1. Fewer than seq_len + 1 tokens at the end of
 /// a file are left out; files follow each other.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Sequences {
     /// With the index of its first sample.
     spans: Vec<(u64, Span)>,

@@ -5,7 +5,7 @@ use super::sequences::{Sequences, Window, open_spans};
 use crate::{Error, Result};
 
 /// A named set of documents that is not trained on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ValidationSet {
     name: String,
     sequences: Sequences,

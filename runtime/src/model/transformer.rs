@@ -114,8 +114,16 @@ impl<'a> BlockBuilder<'a> {
         if init.depth_scaled { init.std / (2.0 * self.config.num_layers as f64).sqrt() } else { init.std }
     }
 
-    fn linear(&mut self, name: &str, out_features: usize, in_features: usize, bias: bool, std: f64) -> Linear {
-        let weight = self.unit.matrix(format!("{}.{name}.weight", self.prefix), out_features, in_features, std);
+    fn linear(
+        &mut self,
+        name: &str,
+        out_features: usize,
+        in_features: usize,
+        bias: bool,
+        std: f64,
+    ) -> Linear {
+        let weight =
+            self.unit.matrix(format!("{}.{name}.weight", self.prefix), out_features, in_features, std);
         let bias = bias.then(|| self.unit.vector(format!("{}.{name}.bias", self.prefix), out_features, 0.0));
         Linear { weight, bias, in_features, out_features }
     }
@@ -139,8 +147,7 @@ impl<'a> BlockBuilder<'a> {
         self.adjacent(&key);
         let value = self.linear("self_attn.v_proj", key_width, hidden, bias, std);
         let residual_std = self.residual_std();
-        let output =
-            self.linear("self_attn.o_proj", hidden, query_width, config.output_bias, residual_std);
+        let output = self.linear("self_attn.o_proj", hidden, query_width, config.output_bias, residual_std);
         let head_norms = config.qk_norm.then(|| {
             (self.norm("self_attn.q_norm", config.head_dim), self.norm("self_attn.k_norm", config.head_dim))
         });
@@ -172,5 +179,10 @@ fn joined(first: Linear, second: Linear) -> Linear {
         _ => None,
     };
     let weight: ParamId = UnitLayout::joined(first.weight, second.weight);
-    Linear { weight, bias, in_features: first.in_features, out_features: first.out_features + second.out_features }
+    Linear {
+        weight,
+        bias,
+        in_features: first.in_features,
+        out_features: first.out_features + second.out_features,
+    }
 }

@@ -9,13 +9,13 @@ use tisserand_kernels::{Block, Class, Context, DType, Device};
 
 use super::state::{OptimizerState, StateDTypes};
 use super::{Action, schedule};
+use crate::config::Optimizer;
 use crate::data::MicroBatch;
 use crate::error::{Error, Result};
 use crate::model::Transformer;
 use crate::model::block::{BlockSaved, Recompute};
 use crate::model::head::Head;
 use crate::network::{Gradients, Network};
-use crate::config::Optimizer;
 use crate::params::ParamSpec;
 
 /// What a step needs beyond the model, fixed for a run.

@@ -1,7 +1,7 @@
 //! What a rank keeps for the optimizer between steps: master weights and moments.
 
-use tisserand_kernels::ops::philox::{self, NormalParams};
 use tisserand_kernels::ops::elementwise;
+use tisserand_kernels::ops::philox::{self, NormalParams};
 use tisserand_kernels::{Block, Class, DType, Device, Result, TensorRef};
 
 use crate::model::Transformer;

@@ -48,11 +48,11 @@ pub fn train(
     stop: StopFlag,
 ) -> Result<Outcome> {
     let folder = setup::open_folder(&config, &options)?;
-    let status = folder.status();
+    let folder_of_failure = folder.clone();
     let run = setup::Run::new(config, options, folder, device, control, stop);
     let ended = run.and_then(trainer::Trainer::run);
     if let Err(error) = &ended {
-        report::failed(&status, error);
+        report::failed(&folder_of_failure, error);
     }
     ended
 }

@@ -1,5 +1,6 @@
 //! What a run tells while it runs: log lines, metrics.jsonl, TensorBoard, status.json.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::Saved;
@@ -19,7 +20,7 @@ const FLOPS_CONVENTION: &str = "6N+12Lhs";
 
 /// All outputs of a run's rank 0.
 pub struct Report {
-    pub(super) logger: Logger,
+    pub(super) logger: Arc<Logger>,
     metrics: MetricsLog,
     tensorboard: Option<TensorBoard>,
     status_file: StatusFile,
@@ -36,7 +37,7 @@ impl Report {
     pub fn new(
         config: &Config,
         folder: &RunFolder,
-        logger: Logger,
+        logger: Arc<Logger>,
         plan: &Plan,
         step: u64,
         tokens: u64,
@@ -176,8 +177,7 @@ impl Report {
         if let Some(warning) = &saved.warning {
             self.logger.warn(warning);
         }
-        let record =
-            CheckpointRecord { step: saved.step, path, bytes, stall_s, write_s: saved.seconds };
+        let record = CheckpointRecord { step: saved.step, path, bytes, stall_s, write_s: saved.seconds };
         self.metrics.append(&Record::Checkpoint(record))
     }
 
@@ -189,12 +189,8 @@ impl Report {
 
     /// The run ends.
     pub fn ended(&mut self, state: State, message: &str, exit_code: u8) -> Result<()> {
-        self.status = Status {
-            state,
-            message: message.to_owned(),
-            exit_code: Some(exit_code),
-            ..self.status.clone()
-        };
+        self.status =
+            Status { state, message: message.to_owned(), exit_code: Some(exit_code), ..self.status.clone() };
         self.logger.line(message);
         self.write_status()
     }
@@ -206,13 +202,14 @@ impl Report {
 }
 
 /// Notes the error in status.json, if the run had one that is its own.
-pub fn failed(file: &StatusFile, error: &Error) {
+pub fn failed(folder: &RunFolder, error: &Error) {
     // A run that is refused because another job holds the folder must not touch that job's status; and if
     // the folder itself is unwritable, the error that is reported already says so.
     if let Error::Fault(message) = error
-        && let Ok((status, _)) = StatusFile::read(file.path())
+        && let Ok((status, _)) = StatusFile::read(&folder.dir().join("status.json"))
     {
         let message = message.clone();
-        let _ = file.write(&Status { state: State::Failed, message, exit_code: Some(1), ..status });
+        let _ =
+            folder.status().write(&Status { state: State::Failed, message, exit_code: Some(1), ..status });
     }
 }

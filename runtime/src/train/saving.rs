@@ -1,6 +1,6 @@
 //! Snapshots of the engine, and the checkpoints that a background thread writes from them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::{
@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::engine::{Engine, Part};
 use crate::error::Result;
 use crate::hf_config;
+use crate::tokenizer::Tokenizer;
 
 /// What the optimizer part of a checkpoint holds, and the prefixes of the names there.
 pub const OPTIMIZER_PARTS: [(Part, &str); 3] =
@@ -39,7 +40,7 @@ impl Saving {
     /// Starts the thread.
     pub fn new(
         config: &Config,
-        run_dir: &std::path::Path,
+        run_dir: &Path,
         tokenizer: Option<PathBuf>,
         saved_step: Option<u64>,
     ) -> Result<Self> {
@@ -56,7 +57,7 @@ impl Saving {
             every_steps: policy.every_steps,
             every: policy.every_minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes)),
             weights_every_steps: policy.weights_every_steps,
-            config_json: hf_config::to_json(&config.model, config.precision.compute, tokenizer.as_deref())?,
+            config_json: config_json(config, tokenizer.as_deref())?,
             tokenizer,
             mesh: MeshAxes::default(),
             last_save: Instant::now(),
@@ -141,6 +142,16 @@ impl Saving {
             options: SaveOptions::default(),
         }))
     }
+}
+
+/// The text of `weights/config.json`.
+fn config_json(config: &Config, tokenizer: Option<&Path>) -> Result<String> {
+    let eos = match tokenizer {
+        Some(path) => Tokenizer::open(path)?.end_of_text(),
+        None => None,
+    };
+    let special = hf_config::SpecialTokens { bos: None, eos };
+    Ok(format!("{:#}\n", hf_config::write(&config.model, config.precision.compute, special)?))
 }
 
 fn weights(engine: &dyn Engine) -> Result<Vec<TensorData>> {

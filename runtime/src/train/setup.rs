@@ -19,7 +19,7 @@ use crate::log::{Logger, units};
 use crate::model::Transformer;
 use crate::model::block::Recompute;
 use crate::plan::{self, Plan};
-use crate::run::{self, JobFolder, LineageEntry, ProcessDescription, RunFolder, RunLock, StopFlag};
+use crate::run::{self, HostRow, LineageEntry, ProcessDescription, RunFolder, RunLock, StopFlag};
 use crate::step::{StateDTypes, StepConfig};
 use crate::tokenizer::Tokenizer;
 
@@ -58,8 +58,7 @@ pub struct Run {
     pub(super) config: Config,
     pub(super) folder: RunFolder,
     pub(super) lock: RunLock,
-    pub(super) job: JobFolder,
-    pub(super) logger: Logger,
+    pub(super) logger: Arc<Logger>,
     pub(super) control: Box<dyn ControlPlane>,
     pub(super) stop: StopFlag,
     pub(super) engine: Box<dyn Engine>,
@@ -94,7 +93,7 @@ struct Corpus {
 impl Run {
     /// Takes the lock, prepares data, plans, makes the engine and sets its weights.
     pub fn new(
-        mut config: Config,
+        config: Config,
         options: TrainOptions,
         folder: RunFolder,
         device: DeviceChoice,
@@ -107,10 +106,11 @@ impl Run {
         let lock = folder.lock(&job_id, |notice| notices.push(notice.to_owned()))?;
         let differences = check_changes(&config, &folder, &options)?;
         let job = folder.next_job(&job_id, &options.process)?;
-        let logger = Logger::new(Some(&job.log_file()), options.quiet)?;
+        job.write_hosts(&[host_row(control.as_ref(), &device.description)])?;
+        let logger = Arc::new(Logger::new(Some(&job.log_file()), options.quiet)?);
         notices.iter().for_each(|notice| logger.warn(notice));
 
-        let corpus = open_corpus(&mut config, &folder, &logger)?;
+        let corpus = open_corpus(&config, &folder, &logger, options.quiet)?;
         let order = StepOrder::new(config.training.global_batch, &skipped(&config))?;
         corpus.dataset.check_epochs(order.samples_of_run(config.training.steps))?;
 
@@ -137,7 +137,6 @@ impl Run {
             config,
             folder,
             lock,
-            job,
             logger,
             control,
             stop,
@@ -156,13 +155,27 @@ impl Run {
     }
 }
 
+fn host_row(control: &dyn ControlPlane, device: &str) -> HostRow {
+    HostRow {
+        rank: control.rank(),
+        local_rank: control.rank(),
+        host: run::host::host_name(),
+        pid: std::process::id(),
+        device: device.to_owned(),
+    }
+}
+
 /// Steps whose data is passed over.
 pub fn skipped(config: &Config) -> Vec<[u64; 2]> {
     config.data.skip.iter().map(|&(first, last)| [first, last]).collect()
 }
 
 /// Refuses a run file that changes what the run in this folder trains; returns all differences.
-fn check_changes(config: &Config, folder: &RunFolder, options: &TrainOptions) -> Result<Vec<run::Difference>> {
+fn check_changes(
+    config: &Config,
+    folder: &RunFolder,
+    options: &TrainOptions,
+) -> Result<Vec<run::Difference>> {
     let Some(text) = folder.read_resolved_toml()? else { return Ok(Vec::new()) };
     let path = folder.resolved_toml().display().to_string();
     let before = Config::parse(&text, &path, &[], &|_| None)?;
@@ -177,17 +190,18 @@ fn check_changes(config: &Config, folder: &RunFolder, options: &TrainOptions) ->
 }
 
 /// Builds or opens datasets and tokenizer, and checks that they agree with the model.
-fn open_corpus(config: &mut Config, folder: &RunFolder, logger: &Logger) -> Result<Corpus> {
+fn open_corpus(config: &Config, folder: &RunFolder, logger: &Logger, quiet: bool) -> Result<Corpus> {
     let mut tokenizer_path = config.tokenizer.path.clone();
     let mut sources: Vec<data::Source> = Vec::new();
     if let Some(prepare) = &config.data.prepare {
         let prepare = data::Prepare { text: prepare.text.clone(), vocab_size: prepare.vocab_size };
         let dir = folder.dir().join("data");
+        let progress = if quiet { data::Progress::Quiet } else { data::Progress::Stderr };
         // A run that has begun keeps the data that it began with.
         let begun = folder.checkpoints().exists();
         let when_changed =
             if begun { data::prepare::WhenChanged::Keep } else { data::prepare::WhenChanged::Rebuild };
-        let prepared = data::prepare(&prepare, &dir, when_changed, data::Progress::default())?;
+        let prepared = data::prepare(&prepare, &dir, when_changed, progress)?;
         logger.line(&describe_prepared(&prepared, prepare.vocab_size));
         tokenizer_path = Some(prepared.tokenizer);
         sources.push(data::Source {
@@ -317,13 +331,13 @@ fn begin_run(engine: &mut dyn Engine, config: &Config, logger: &Logger) -> Resul
     logger.line(&format!("weights from {}", from.display()));
     let needs_optimizer = config.init.load != InitLoad::Weights;
     match resolved.source {
-        CheckpointSource::HuggingFace(dir) if needs_optimizer => Err(Error::input(format!(
-            "init.load = \"{}\" needs a checkpoint, but init.from = {} is a Hugging Face folder without \
+        CheckpointSource::HfFolder(dir) if needs_optimizer => Err(Error::input(format!(
+            "init.load = {:?} needs a checkpoint, but init.from = {} is a Hugging Face folder without \
              optimizer state; hint: init.load = \"weights\"",
-            config.init.load.name(),
+            config.init.load,
             dir.display()
         ))),
-        CheckpointSource::HuggingFace(dir) => {
+        CheckpointSource::HfFolder(dir) => {
             load_weights(engine, &HfFolder::open(&dir)?)?;
             set_scalars(engine, &fresh)?;
             Ok(fresh)
@@ -361,7 +375,7 @@ fn continue_run(engine: &mut dyn Engine, dir: &Path, seed: u64) -> Result<Traine
 
 fn load_weights(engine: &mut dyn Engine, folder: &HfFolder) -> Result<()> {
     for (name, shape) in parameters(engine) {
-        let values = folder.read_parameter(&name, &shape)?;
+        let values = folder.tensors.read_shaped(&name, &shape)?;
         engine.write(&name, Part::Master, &values)?;
     }
     Ok(())
@@ -370,7 +384,7 @@ fn load_weights(engine: &mut dyn Engine, folder: &HfFolder) -> Result<()> {
 fn load_checkpoint(engine: &mut dyn Engine, reader: &CheckpointReader) -> Result<()> {
     for (name, shape) in parameters(engine) {
         for (part, prefix) in super::saving::OPTIMIZER_PARTS {
-            let values = reader.read_optimizer(&format!("{prefix}.{name}"), &shape)?;
+            let values = reader.optimizer.read_shaped(&format!("{prefix}.{name}"), &shape)?;
             engine.write(&name, part, &values)?;
         }
     }

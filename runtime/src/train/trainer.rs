@@ -239,7 +239,8 @@ impl Trainer {
     fn stop(mut self, reason: String) -> Result<Outcome> {
         self.final_checkpoint()?;
         let step = self.run.state.step;
-        let message = format!("stopped after step {step} ({reason}) with a checkpoint; run the same command again");
+        let message =
+            format!("stopped after step {step} ({reason}) with a checkpoint; run the same command again");
         self.report.ended(State::Stopped, &message, 75)?;
         Ok(Outcome::Stopped(reason))
     }
@@ -248,7 +249,9 @@ impl Trainer {
         self.check_plan()?;
         self.final_checkpoint()?;
         if let Some(entropy) = self.run.unigram_entropy {
-            self.report.logger.line(&format!("unigram entropy of the training tokens: {entropy:.4} nats per token"));
+            self.report
+                .logger
+                .line(&format!("unigram entropy of the training tokens: {entropy:.4} nats per token"));
         }
         let total = self.run.config.training.steps;
         self.report.ended(State::Finished, &format!("finished: all {total} steps are done"), 0)?;
@@ -277,7 +280,14 @@ impl Trainer {
 
 fn open_report(run: &Run) -> Result<Report> {
     let state = &run.state;
-    Report::new(&run.config, &run.folder, run.logger.clone(), &run.plan, state.step, state.consumed_tokens)
+    Report::new(
+        &run.config,
+        &run.folder,
+        Arc::clone(&run.logger),
+        &run.plan,
+        state.step,
+        state.consumed_tokens,
+    )
 }
 
 fn learning_rate(run: &Run, step: u64) -> f64 {
