@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, vectorized};
+use super::{Cpu, vectorized_fn};
 use crate::ops::CHUNK;
 use crate::ops::philox::{
     NOISES_PER_BLOCK, NORMALS_PER_BLOCK, NormalParams, PhiloxKernels, ROUNDS, counter, normal_from_word,
@@ -22,33 +22,34 @@ impl PhiloxKernels for Cpu {
         self.run(|| {
             out.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
                 let first_index = params.first_index + (chunk * CHUNK) as u64;
-                vectorized(|| normal(&NormalParams { first_index, ..*params }, out));
+                normal(NormalParams { first_index, ..*params }, out);
             });
         });
         Ok(())
     }
 }
 
-/// At most [`CHUNK`] normal numbers.
-#[inline(always)]
-fn normal(params: &NormalParams, out: &mut [f32]) {
-    let NormalParams { seed, tensor_key, first_index, std, mean } = *params;
-    // Room for one batch more than a chunk, since the first element may stand inside a block.
-    let mut random = [0; CHUNK + BATCH_WORDS];
-    let skipped = (first_index % NORMALS_PER_BLOCK) as usize;
-    let used = (skipped + out.len()).next_multiple_of(BATCH_WORDS);
-    let mut block = first_index / NORMALS_PER_BLOCK;
-    for batch in random[..used].chunks_exact_mut(BATCH_WORDS) {
-        let columns = random_words(words(seed), tensor_key, block);
-        for (lane, words) in batch.chunks_exact_mut(4).enumerate() {
-            for (word, column) in words.iter_mut().zip(&columns) {
-                *word = column[lane];
+vectorized_fn! {
+    /// At most [`CHUNK`] normal numbers.
+    fn normal<'a>(params: NormalParams, out: &'a mut [f32]) {
+        let NormalParams { seed, tensor_key, first_index, std, mean } = params;
+        // Room for one batch more than a chunk, since the first element may stand inside a block.
+        let mut random = [0; CHUNK + BATCH_WORDS];
+        let skipped = (first_index % NORMALS_PER_BLOCK) as usize;
+        let used = (skipped + out.len()).next_multiple_of(BATCH_WORDS);
+        let mut block = first_index / NORMALS_PER_BLOCK;
+        for batch in random[..used].chunks_exact_mut(BATCH_WORDS) {
+            let columns = random_words(words(seed), tensor_key, block);
+            for (lane, words) in batch.chunks_exact_mut(4).enumerate() {
+                for (word, column) in words.iter_mut().zip(&columns) {
+                    *word = column[lane];
+                }
             }
+            block = block.wrapping_add(BLOCKS as u64);
         }
-        block = block.wrapping_add(BLOCKS as u64);
-    }
-    for (out, word) in out.iter_mut().zip(&random[skipped..]) {
-        *out = normal_from_word(*word).mul_add(std, mean);
+        for (out, word) in out.iter_mut().zip(&random[skipped..]) {
+            *out = normal_from_word(*word).mul_add(std, mean);
+        }
     }
 }
 
