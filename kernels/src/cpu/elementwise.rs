@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, ELEMENTS_PER_TASK, add_partials, lane_sum, vectorized_fn};
+use super::{Cpu, ELEMENTS_PER_TASK, add_partials, lane_sum_of, vectorized_fn};
 use crate::ops::elementwise::ElementwiseKernels;
 use crate::ops::{CHUNK, ROWS_PER_PARTIAL};
 use crate::{Float, Result, TensorMut, TensorRef, match_float};
@@ -114,8 +114,8 @@ vectorized_fn! {
     fn reduce_chunks_task<'a>(term: Term, x: &'a [f32], partials: &'a mut [f32]) {
         for (chunk, partial) in x.chunks(CHUNK).zip(partials) {
             *partial = match term {
-                Term::Value => lane_sum(chunk.len(), |i| chunk[i]),
-                Term::Square => lane_sum(chunk.len(), |i| chunk[i] * chunk[i]),
+                Term::Value => lane_sum_of(chunk, |x| x),
+                Term::Square => lane_sum_of(chunk, |x| x * x),
             };
         }
     }
