@@ -150,7 +150,7 @@ pub trait PhiloxKernels: Storage {
 /// `out[i] = mean + std · normal_at(seed, tensor_key, first_index + i)`, one fused multiply-add: an element
 /// has the same bits in whatever slice it is written.
 ///
-/// Shapes: `out` [n] f32. Errors: a standard deviation or mean that is not finite or a negative one, an
+/// Shapes: `out` `[n]` f32. Errors: a standard deviation or mean that is not finite or a negative one, an
 /// index beyond 2^64.
 pub fn normal<D: Device>(ctx: &Context<D>, params: &NormalParams, out: TensorMut<'_, D>) -> Result<()> {
     const OP: &str = "philox::normal";
