@@ -139,7 +139,7 @@ fn rounding_noise_is_uniform_and_its_streams_differ() {
 
 #[test]
 fn stochastic_rounding_is_unbiased_over_all_noise_and_keeps_the_limits() {
-    for value in [1.0_f32, 1.003, -3.141_592_7, 1e-20, f32::from_bits(1)] {
+    for value in [1.0_f32, 1.003, -3.3, 1e-20, f32::from_bits(1)] {
         let rounded = |noise| f64::from(philox::round_stochastic(value, noise).to_f32());
         let mean = (0..=u16::MAX).map(rounded).sum::<f64>() / 65_536.0;
         assert!((mean / f64::from(value) - 1.0).abs() < 1e-12, "mean of {value} is {mean}");

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, ELEMENTS_PER_TASK, add_partials, lane_sum, vectorized};
+use super::{Cpu, ELEMENTS_PER_TASK, add_partials, lane_sum_of, vectorized_fn};
 use crate::ops::elementwise::ElementwiseKernels;
 use crate::ops::{CHUNK, ROWS_PER_PARTIAL};
 use crate::{Float, Result, TensorMut, TensorRef, match_float};
@@ -47,55 +47,76 @@ impl ElementwiseKernels for Cpu {
 
     fn chunk_sums(&self, x: TensorRef<'_, Self>, partials: TensorMut<'_, Self>) -> Result<()> {
         let (x, partials) = (x.as_slice::<f32>(), partials.into_slice::<f32>());
-        self.run(|| reduce_chunks(x, partials, |x| x));
+        self.run(|| reduce_chunks(Term::Value, x, partials));
         Ok(())
     }
 }
 
 fn add_assign<T: Float>(x: &[T], y: &mut [T]) {
-    x.par_chunks(ELEMENTS_PER_TASK).zip(y.par_chunks_mut(ELEMENTS_PER_TASK)).for_each(|(x, y)| {
-        vectorized(|| {
-            for (y, x) in y.iter_mut().zip(x) {
-                *y = T::from_f32(y.to_f32() + x.to_f32());
-            }
-        });
-    });
+    let tasks = x.par_chunks(ELEMENTS_PER_TASK).zip(y.par_chunks_mut(ELEMENTS_PER_TASK));
+    tasks.for_each(|(x, y)| add_assign_task(x, y));
+}
+
+vectorized_fn! {
+    fn add_assign_task<'a, T: Float>(x: &'a [T], y: &'a mut [T]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = T::from_f32(y.to_f32() + x.to_f32());
+        }
+    }
 }
 
 fn cast<S: Float, T: Float>(src: &[S], dst: &mut [T]) {
-    src.par_chunks(ELEMENTS_PER_TASK).zip(dst.par_chunks_mut(ELEMENTS_PER_TASK)).for_each(|(src, dst)| {
-        vectorized(|| {
-            for (dst, src) in dst.iter_mut().zip(src) {
-                *dst = T::from_f32(src.to_f32());
-            }
-        });
-    });
+    let tasks = src.par_chunks(ELEMENTS_PER_TASK).zip(dst.par_chunks_mut(ELEMENTS_PER_TASK));
+    tasks.for_each(|(src, dst)| cast_task(src, dst));
+}
+
+vectorized_fn! {
+    fn cast_task<'a, S: Float, T: Float>(src: &'a [S], dst: &'a mut [T]) {
+        for (dst, src) in dst.iter_mut().zip(src) {
+            *dst = T::from_f32(src.to_f32());
+        }
+    }
 }
 
 fn column_sum<X: Float>(x: &[X], sums: &mut [f32], partials: &mut [f32]) {
     let width = sums.len();
-    x.par_chunks(ROWS_PER_PARTIAL * width).zip(partials.par_chunks_mut(width)).for_each(|(x, partial)| {
-        vectorized(|| {
-            partial.fill(0.0);
-            for row in x.chunks_exact(width) {
-                for (sum, x) in partial.iter_mut().zip(row) {
-                    *sum += x.to_f32();
-                }
-            }
-        });
-    });
+    let tasks = x.par_chunks(ROWS_PER_PARTIAL * width).zip(partials.par_chunks_mut(width));
+    tasks.for_each(|(x, partial)| column_sum_task(x, partial));
     add_partials(partials, sums);
 }
 
-/// `partials[c] = sum of term(x[i])` over chunk `c` of [`CHUNK`] elements.
-pub(super) fn reduce_chunks(x: &[f32], partials: &mut [f32], term: impl Fn(f32) -> f32 + Sync) {
+vectorized_fn! {
+    fn column_sum_task<'a, X: Float>(x: &'a [X], partial: &'a mut [f32]) {
+        partial.fill(0.0);
+        for row in x.chunks_exact(partial.len()) {
+            for (sum, x) in partial.iter_mut().zip(row) {
+                *sum += x.to_f32();
+            }
+        }
+    }
+}
+
+/// What the sums of chunks add for each element.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Term {
+    Value,
+    Square,
+}
+
+/// `partials[c] = sum of the terms of x[i]` over chunk `c` of [`CHUNK`] elements.
+pub(super) fn reduce_chunks(term: Term, x: &[f32], partials: &mut [f32]) {
     const CHUNKS_PER_TASK: usize = ELEMENTS_PER_TASK / CHUNK;
     let tasks = x.par_chunks(ELEMENTS_PER_TASK).zip(partials.par_chunks_mut(CHUNKS_PER_TASK));
-    tasks.for_each(|(x, partials)| {
-        vectorized(|| {
-            for (chunk, partial) in x.chunks(CHUNK).zip(partials) {
-                *partial = lane_sum(chunk.len(), |i| term(chunk[i]));
-            }
-        });
-    });
+    tasks.for_each(|(x, partials)| reduce_chunks_task(term, x, partials));
+}
+
+vectorized_fn! {
+    fn reduce_chunks_task<'a>(term: Term, x: &'a [f32], partials: &'a mut [f32]) {
+        for (chunk, partial) in x.chunks(CHUNK).zip(partials) {
+            *partial = match term {
+                Term::Value => lane_sum_of(chunk, |x| x),
+                Term::Square => lane_sum_of(chunk, |x| x * x),
+            };
+        }
+    }
 }

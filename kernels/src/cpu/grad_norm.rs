@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::elementwise::reduce_chunks;
-use super::{Cpu, vectorized};
+use super::elementwise::{Term, reduce_chunks};
+use super::{Cpu, vectorized_fn};
 use crate::ops::grad_norm::GradNormKernels;
 use crate::ops::{CHUNK, Write};
 use crate::{Result, TensorMut, TensorRef};
@@ -11,7 +11,7 @@ use crate::{Result, TensorMut, TensorRef};
 impl GradNormKernels for Cpu {
     fn sum_of_squares(&self, x: TensorRef<'_, Self>, partials: TensorMut<'_, Self>) -> Result<()> {
         let (x, partials) = (x.as_slice::<f32>(), partials.into_slice::<f32>());
-        self.run(|| reduce_chunks(x, partials, |x| x * x));
+        self.run(|| reduce_chunks(Term::Square, x, partials));
         Ok(())
     }
 
@@ -41,9 +41,9 @@ fn tree_sum(values: &mut [f32]) -> f32 {
     subtree_sum(&mut values[..len])
 }
 
-/// The tree over a few values, level by level in place.
-fn subtree_sum(values: &mut [f32]) -> f32 {
-    vectorized(|| {
+vectorized_fn! {
+    /// The tree over a few values, level by level in place.
+    fn subtree_sum<'a>(values: &'a mut [f32]) -> f32 {
         let mut len = values.len();
         while len > 1 {
             let pairs = len / 2;
@@ -56,5 +56,5 @@ fn subtree_sum(values: &mut [f32]) -> f32 {
             len = len.div_ceil(2);
         }
         values.first().copied().unwrap_or(0.0)
-    })
+    }
 }

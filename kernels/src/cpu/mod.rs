@@ -123,6 +123,35 @@ pub(crate) fn vectorized<R>(body: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(body)
 }
 
+/// Declares functions that are compiled for every instruction set, as [`vectorized`] does with closures.
+///
+/// A closure must be inlined for that, which LLVM declines where its body is large: it is then compiled for
+/// the baseline after all. What this macro declares is inlined by construction. Lifetimes of borrowed
+/// arguments must be named.
+macro_rules! vectorized_fn {
+    ($(#[$attribute:meta])* fn $name:ident<$lifetime:lifetime $(, $T:ident: $bound:path)*>(
+        $($argument:ident: $type:ty),* $(,)?
+    ) $(-> $output:ty)? $body:block) => {
+        $(#[$attribute])*
+        #[inline(always)]
+        fn $name<$lifetime $(, $T: $bound)*>($($argument: $type),*) $(-> $output)? {
+            struct Arguments<$lifetime $(, $T)*>($($type,)* std::marker::PhantomData<&$lifetime ($($T,)*)>);
+            impl<$lifetime $(, $T: $bound)*> pulp::NullaryFnOnce for Arguments<$lifetime $(, $T)*> {
+                type Output = $crate::cpu::vectorized_fn!(@output $($output)?);
+                #[inline(always)]
+                fn call(self) -> Self::Output {
+                    let Arguments($($argument,)* _) = self;
+                    $body
+                }
+            }
+            pulp::Arch::new().dispatch(Arguments($($argument,)* std::marker::PhantomData))
+        }
+    };
+    (@output) => { () };
+    (@output $output:ty) => { $output };
+}
+pub(crate) use vectorized_fn;
+
 /// Lanes of the explicit accumulators in reductions: a fixed number, so that a sum has the same order
 /// whatever the width of the machine's registers.
 pub(crate) const LANES: usize = 16;
@@ -142,6 +171,29 @@ pub(crate) fn lane_sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
     for (lane, sum) in lanes.iter_mut().enumerate().take(len - whole) {
         *sum += f(whole + lane);
     }
+    tree_of_lanes(lanes)
+}
+
+/// [`lane_sum`] of `f(x[i])`, with the same bits; four times as fast, since no index is checked and the
+/// lanes are vector registers.
+#[inline(always)]
+pub(crate) fn lane_sum_of<T: Element>(x: &[T], f: impl Fn(T) -> f32) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let (whole, rest) = x.as_chunks::<LANES>();
+    for x in whole {
+        for lane in 0..LANES {
+            lanes[lane] += f(x[lane]);
+        }
+    }
+    for (sum, x) in lanes.iter_mut().zip(rest) {
+        *sum += f(*x);
+    }
+    tree_of_lanes(lanes)
+}
+
+/// Their sum, halves onto halves.
+#[inline(always)]
+fn tree_of_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
@@ -159,13 +211,17 @@ pub(crate) const ELEMENTS_PER_TASK: usize = 16 * crate::ops::CHUNK;
 pub(crate) fn add_partials(partials: &[f32], sums: &mut [f32]) {
     let width = sums.len();
     sums.par_chunks_mut(crate::ops::CHUNK).enumerate().for_each(|(chunk, sums)| {
-        let start = chunk * crate::ops::CHUNK;
-        vectorized(|| {
-            for partial in partials.chunks_exact(width) {
-                for (sum, term) in sums.iter_mut().zip(&partial[start..]) {
-                    *sum += term;
-                }
-            }
-        });
+        add_partial_columns(partials, width, chunk * crate::ops::CHUNK, sums);
     });
+}
+
+vectorized_fn! {
+    /// The columns from `start`.
+    fn add_partial_columns<'a>(partials: &'a [f32], width: usize, start: usize, sums: &'a mut [f32]) {
+        for partial in partials.chunks_exact(width) {
+            for (sum, term) in sums.iter_mut().zip(&partial[start..]) {
+                *sum += term;
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, add_partials, lane_sum, vectorized};
+use super::{Cpu, add_partials, lane_sum, lane_sum_of, vectorized};
 use crate::ops::rms_norm::{RmsNormKernels, RmsNormShape};
 use crate::ops::{ROWS_PER_PARTIAL, Write};
 use crate::{Float, Result, TensorMut, TensorRef, match_float};
@@ -123,7 +123,7 @@ fn add_forward<X: Float, W: Float>(
 /// Writes the normalised row and returns its rstd.
 #[inline(always)]
 fn normalize_row<X: Float, W: Float>(eps: f32, x: &[X], weight: &[W], out: &mut [X]) -> f32 {
-    let sum_of_squares = lane_sum(x.len(), |w| x[w].to_f32() * x[w].to_f32());
+    let sum_of_squares = lane_sum_of(x, |x| x.to_f32() * x.to_f32());
     let rstd = 1.0 / (sum_of_squares / x.len() as f32 + eps).sqrt();
     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
         *out = X::from_f32(x.to_f32() * rstd * weight.to_f32());

@@ -106,7 +106,7 @@ pub trait AdamwKernels: Storage {
 /// Updates `master`, `m` and `v` in place and writes `weights`, the compute copy: the stored master weight,
 /// rounded to nearest. Does nothing at all if `scalars.update` is 0.
 ///
-/// Shapes: `scalars` [WORDS] U32; the others [n]: `grad` f32; `master` f32 or bf16; `m`, `v` f32 or bf16,
+/// Shapes: `scalars` `[WORDS]` U32; the others `[n]`: `grad` f32; `master` f32 or bf16; `m`, `v` f32 or bf16,
 /// equal; `weights` f32 or bf16. Elements are independent: any slicing gives the same bits, provided that
 /// `first_index` goes with it.
 pub fn update<D: Device>(

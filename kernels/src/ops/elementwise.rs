@@ -64,7 +64,7 @@ pub fn fill<D: Device>(ctx: &Context<D>, value: f32, dst: TensorMut<'_, D>) -> R
 
 /// `sums[w] += sum_r x[r, w]`: the gradient of a bias.
 ///
-/// Shapes: `x` [rows, width] f32 or bf16; `sums` [width] f32. Partial sums of
+/// Shapes: `x` `[rows, width]` f32 or bf16; `sums` `[width]` f32. Partial sums of
 /// [`ROWS_PER_PARTIAL`](super::ROWS_PER_PARTIAL) rows, each in the order of rows, are added in order.
 pub fn column_sum<D: Device>(ctx: &Context<D>, x: TensorRef<'_, D>, sums: TensorMut<'_, D>) -> Result<()> {
     const OP: &str = "elementwise::column_sum";
@@ -85,7 +85,7 @@ pub fn column_sum<D: Device>(ctx: &Context<D>, x: TensorRef<'_, D>, sums: Tensor
 /// `out[0] = sum_i x[i]`, or added to `out[0]`: sums of [`CHUNK`] elements by flat index, then the tree of
 /// [`grad_norm::tree_sum`](super::grad_norm::tree_sum). The order is a function of the length only.
 ///
-/// Shapes: `x` [n] f32; `out` [1] f32.
+/// Shapes: `x` `[n]` f32; `out` `[1]` f32.
 pub fn sum<D: Device>(
     ctx: &Context<D>,
     x: TensorRef<'_, D>,

@@ -18,7 +18,7 @@ pub trait GradNormKernels: Storage {
 
 /// `partials[c] = sum of x[i]²` over the elements `c · CHUNK <= i < (c + 1) · CHUNK`.
 ///
-/// Shapes: `x` [n] f32; `partials` [n / CHUNK, rounded up] f32. Inside a chunk, 16 interleaved sums of
+/// Shapes: `x` `[n]` f32; `partials` `[n / CHUNK, rounded up]` f32. Inside a chunk, 16 interleaved sums of
 /// products rounded before they are added, then their pairwise tree.
 pub fn sum_of_squares<D: Device>(
     ctx: &Context<D>,
@@ -41,7 +41,7 @@ pub fn sum_of_squares<D: Device>(
 /// of the number of partials only, and a whole aligned range of `2^k` partials is one node of it. The sum
 /// of none is 0.
 ///
-/// Shapes: `partials` [m] f32, whose contents are used up; `out` [1] f32.
+/// Shapes: `partials` `[m]` f32, whose contents are used up; `out` `[1]` f32.
 pub fn tree_sum<D: Device>(
     ctx: &Context<D>,
     partials: TensorMut<'_, D>,

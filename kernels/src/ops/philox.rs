@@ -20,16 +20,19 @@ pub const NORMALS_PER_BLOCK: u64 = 4;
 pub const NOISES_PER_BLOCK: u64 = 8;
 
 /// The random words of one counter under one key.
+#[inline(always)]
 pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    (0..ROUNDS).fold(counter, |counter, round| philox_round(counter, round_key(key, round)))
+    const ROUNDS: u32 = 10;
+    let mut counter = counter;
+    for round in 0..ROUNDS {
+        counter = philox_round(counter, round_key(key, round));
+    }
+    counter
 }
-
-/// Rounds of the generator: the number that its authors recommend.
-pub(crate) const ROUNDS: u32 = 10;
 
 /// The key of round `round`: two Weyl sequences.
 #[inline(always)]
-pub(crate) fn round_key(key: [u32; 2], round: u32) -> [u32; 2] {
+fn round_key(key: [u32; 2], round: u32) -> [u32; 2] {
     const GOLDEN_RATIO: u32 = 0x9e37_79b9;
     const SQRT_3_MINUS_1: u32 = 0xbb67_ae85;
     [
@@ -40,7 +43,7 @@ pub(crate) fn round_key(key: [u32; 2], round: u32) -> [u32; 2] {
 
 /// One round: two 32 × 32 -> 64 bit products.
 #[inline(always)]
-pub(crate) fn philox_round(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+fn philox_round(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let product_0 = 0xd251_1f53 * u64::from(counter[0]);
     let product_1 = 0xcd9e_8d57 * u64::from(counter[2]);
     let (high_0, high_1) = ((product_0 >> 32) as u32, (product_1 >> 32) as u32);
@@ -48,8 +51,7 @@ pub(crate) fn philox_round(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 }
 
 /// The counter of `block` of the tensor with this key.
-#[inline(always)]
-pub(crate) fn counter(block: u64, tensor_key: u64) -> [u32; 4] {
+fn counter(block: u64, tensor_key: u64) -> [u32; 4] {
     let ([block_low, block_high], [key_low, key_high]) = (words(block), words(tensor_key));
     [block_low, block_high, key_low, key_high]
 }
@@ -148,7 +150,7 @@ pub trait PhiloxKernels: Storage {
 /// `out[i] = mean + std · normal_at(seed, tensor_key, first_index + i)`, one fused multiply-add: an element
 /// has the same bits in whatever slice it is written.
 ///
-/// Shapes: `out` [n] f32. Errors: a standard deviation or mean that is not finite or a negative one, an
+/// Shapes: `out` `[n]` f32. Errors: a standard deviation or mean that is not finite or a negative one, an
 /// index beyond 2^64.
 pub fn normal<D: Device>(ctx: &Context<D>, params: &NormalParams, out: TensorMut<'_, D>) -> Result<()> {
     const OP: &str = "philox::normal";

@@ -151,8 +151,8 @@ pub trait StepScalarsKernels: Storage {
 
 /// Decides about the update and writes state and outputs of `scalars`: [`StepScalars::finish`].
 ///
-/// Shapes: `sum_of_squares` [1] f32, of all gradients; `loss_sums` [2] f32, the cross-entropy and the
-/// z-loss summed over the tokens of the global batch, before `loss_scale`; `scalars` [[`WORDS`]] U32.
+/// Shapes: `sum_of_squares` `[1]` f32, of all gradients; `loss_sums` `[2]` f32, the cross-entropy and the
+/// z-loss summed over the tokens of the global batch, before `loss_scale`; `scalars` `[WORDS]` U32.
 pub fn finish<D: Device>(
     ctx: &Context<D>,
     sum_of_squares: TensorRef<'_, D>,
