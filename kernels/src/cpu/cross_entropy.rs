@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, LANES, vectorized};
+use super::{Cpu, LANES, vectorize};
 use crate::math::exp;
 use crate::ops::cross_entropy::{CrossEntropyKernels, CrossEntropyParams, CrossEntropyShape, IGNORED};
 use crate::{Result, TensorMut, TensorRef};
@@ -26,7 +26,7 @@ impl CrossEntropyKernels for Cpu {
         let rows = rows.zip(cross_entropy).zip(z_losses).with_min_len(ROWS_PER_TASK);
         self.run(|| {
             rows.for_each(|(((logits, &label), cross_entropy), z_loss)| {
-                vectorized(|| {
+                vectorize!({
                     (*cross_entropy, *z_loss) = match target(label, vocab_size) {
                         Some(target) => row(params.z_loss, loss_scale, logits, target),
                         None => {

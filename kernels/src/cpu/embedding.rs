@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, vectorized};
+use super::{Cpu, vectorize};
 use crate::ops::embedding::{EmbeddingKernels, EmbeddingShape};
 use crate::{Float, Result, TensorMut, TensorRef, match_float};
 
@@ -61,7 +61,7 @@ fn forward<W: Float, X: Float>(shape: EmbeddingShape, tokens: &[u32], table: &[W
     }
     tokens.par_chunks(TOKENS_PER_TASK).zip(out.par_chunks_mut(TOKENS_PER_TASK * hidden)).for_each(
         |(tokens, out)| {
-            vectorized(|| {
+            vectorize!({
                 for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(hidden)) {
                     let row = &table[token as usize * hidden..][..hidden];
                     out.iter_mut().zip(row).for_each(|(out, row)| *out = X::from_f32(row.to_f32()));
@@ -83,7 +83,7 @@ fn backward<X: Float>(shape: EmbeddingShape, tokens: &[u32], dout: &[X], dtable:
     dtable.par_chunks_mut(rows_per_task * hidden).enumerate().for_each(|(task, dtable)| {
         let first = task * rows_per_task;
         let rows = first..first + dtable.len() / hidden;
-        vectorized(|| {
+        vectorize!({
             for (&token, dout) in tokens.iter().zip(dout.chunks_exact(hidden)) {
                 if rows.contains(&(token as usize)) {
                     let row = &mut dtable[(token as usize - first) * hidden..][..hidden];

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, add_partials, lane_sum, lane_sum_of, vectorized};
+use super::{Cpu, add_partials, lane_sum, lane_sum_of, vectorize};
 use crate::ops::rms_norm::{RmsNormKernels, RmsNormShape};
 use crate::ops::{ROWS_PER_PARTIAL, Write};
 use crate::{Float, Result, TensorMut, TensorRef, match_float};
@@ -80,7 +80,7 @@ fn forward<X: Float, W: Float>(
     let piece = ROWS_PER_TASK * shape.width;
     x.par_chunks(piece).zip(out.par_chunks_mut(piece)).zip(rstd.par_chunks_mut(ROWS_PER_TASK)).for_each(
         |((x, out), rstd)| {
-            vectorized(|| {
+            vectorize!({
                 let rows = x.chunks_exact(shape.width).zip(out.chunks_exact_mut(shape.width));
                 for ((x, out), rstd) in rows.zip(rstd) {
                     *rstd = normalize_row(eps, x, weight, out);
@@ -106,7 +106,7 @@ fn add_forward<X: Float, W: Float>(
     let outputs = sum.par_chunks_mut(piece).zip(out.par_chunks_mut(piece));
     inputs.zip(outputs).zip(rstd.par_chunks_mut(ROWS_PER_TASK)).for_each(
         |(((x, residual), (sum, out)), rstd)| {
-            vectorized(|| {
+            vectorize!({
                 for (row, rstd) in rstd.iter_mut().enumerate() {
                     let row = row * width..(row + 1) * width;
                     let (x, residual, sum) = (&x[row.clone()], &residual[row.clone()], &mut sum[row.clone()]);
@@ -147,7 +147,7 @@ fn backward<X: Float, W: Float>(
     let inputs = dout.par_chunks(piece).zip(x.par_chunks(piece)).zip(rstd.par_chunks(ROWS_PER_PARTIAL));
     inputs.zip(dx.par_chunks_mut(piece)).zip(partials.par_chunks_mut(width)).for_each(
         |((((dout, x), rstd), dx), partial)| {
-            vectorized(|| {
+            vectorize!({
                 partial.fill(0.0);
                 for (row, &rstd) in rstd.iter().enumerate() {
                     let row = row * width..(row + 1) * width;

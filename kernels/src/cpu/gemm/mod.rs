@@ -16,7 +16,7 @@ mod vector;
 
 use rayon::prelude::*;
 
-use super::{Cpu, vectorized};
+use super::{Cpu, vectorize};
 use crate::ops::Write;
 use crate::ops::gemm::{GemmKernels, GemmShape, Layout, PANEL_COLUMNS, packed_columns};
 use crate::{DType, Float, Result, TensorMut, TensorRef, match_float};
@@ -122,7 +122,7 @@ fn multiply<A: Float, B: Float>(
                 let kc = b.len() / padded;
                 let panels = &mut panels.0[..rows.next_multiple_of(MR) * kc];
                 let (row, k) = (task * task_rows, block * full_kc);
-                vectorized(|| match layout {
+                vectorize!(match layout {
                     Layout::Tn => pack::across::<A, MR>(a, row, rows, k, kc, panels),
                     Layout::Nt | Layout::Nn => pack::along::<A, MR>(a, row, rows, k, kc, panels),
                 });
@@ -163,7 +163,7 @@ fn pack_b<B: Float>(
             let column = group * GROUP * NR;
             let columns = (GROUP * NR).min(columns - column);
             let column = first_column + column;
-            vectorized(|| match layout {
+            vectorize!(match layout {
                 Layout::Nt => pack::along::<B, NR>(b, column, columns, first_k, kc, panels),
                 Layout::Nn | Layout::Tn => pack::across::<B, NR>(b, column, columns, first_k, kc, panels),
             });
@@ -187,7 +187,7 @@ const CHUNK: usize = 16 * 1024;
 
 fn narrow<C: Float>(sums: &[f32], write: Write, c: &mut [C]) {
     c.par_chunks_mut(CHUNK).zip(sums.par_chunks(CHUNK)).for_each(|(c, sums)| {
-        vectorized(|| match write {
+        vectorize!(match write {
             Write::Replace => c.iter_mut().zip(sums).for_each(|(c, s)| *c = C::from_f32(*s)),
             Write::Add => c.iter_mut().zip(sums).for_each(|(c, s)| *c = C::from_f32(c.to_f32() + s)),
         });
@@ -197,7 +197,7 @@ fn narrow<C: Float>(sums: &[f32], write: Write, c: &mut [C]) {
 fn add_bias<W: Float>(c: &mut [f32], bias: &[W]) {
     let rows_per_task = CHUNK.div_ceil(bias.len());
     c.par_chunks_mut(rows_per_task * bias.len()).for_each(|rows| {
-        vectorized(|| {
+        vectorize!({
             for row in rows.chunks_exact_mut(bias.len()) {
                 row.iter_mut().zip(bias).for_each(|(c, b)| *c += b.to_f32());
             }

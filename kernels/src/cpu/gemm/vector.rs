@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::super::{Cpu, LANES, vectorized};
+use super::super::{Cpu, LANES, vectorize};
 use crate::ops::Write;
 use crate::ops::gemm::GemmShape;
 use crate::{Float, TensorMut, TensorRef, match_float};
@@ -40,7 +40,7 @@ fn dots<W: Float, X: Float, C: Float>(
 ) {
     let k = vector.len();
     c.par_chunks_mut(ROWS_PER_TASK).enumerate().for_each(|(task, c)| {
-        vectorized(|| {
+        vectorize!({
             let mut first = task * ROWS_PER_TASK;
             for c in c.chunks_mut(ROWS) {
                 let row = |r: usize| &matrix[(first + r) * k..][..k];
