@@ -3,6 +3,7 @@
 //! It is written last, so a folder that has one was whole. Its last line is the blake3 of the text before
 //! that line: a damaged manifest is noticed like any other damage.
 
+use std::cmp::Ordering;
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
@@ -240,8 +241,11 @@ impl Manifest {
 pub(super) fn check_coverage(slices: &[Slice], num_elements: usize) -> Result<(), String> {
     let mut end = 0_usize;
     for slice in slices {
-        if slice.start_element != end {
-            return Err(format!("elements {end}..{} are missing or doubled", slice.start_element));
+        let start = slice.start_element;
+        match start.cmp(&end) {
+            Ordering::Less => return Err(format!("elements {start}..{end} were written twice")),
+            Ordering::Greater => return Err(format!("elements {end}..{start} are missing")),
+            Ordering::Equal => {}
         }
         end = end.saturating_add(slice.num_elements);
     }
@@ -316,7 +320,7 @@ mod tests {
         refuse(|m| m.tensors[0].file = "x".into(), "unknown file `x`");
         refuse(|m| m.tensors[0].offset_bytes = u64::MAX, "passes the end");
         refuse(|m| m.tensors[0].shape = vec![usize::MAX, 2], "passes the end");
-        refuse(|m| m.tensors[0].slices[1].start_element = 0, "missing or doubled");
+        refuse(|m| m.tensors[0].slices[1].start_element = 0, "elements 0..1 were written twice");
         refuse(|m| m.tensors[0].slices.truncate(1), "end at element 1");
         refuse(|m| m.tensors[0].slices[1].num_elements = usize::MAX, "slices end");
     }

@@ -111,7 +111,7 @@ mod tests {
     fn the_newest_and_the_first_of_each_multiple_stay() {
         let steps: Vec<_> = [95, 88, 70, 55, 41, 30, 22, 9].map(|s| (s, s * 1000)).into();
         let by_steps = Retention { keep_last: 2, keep_every_steps: Some(20), keep_every_tokens: None };
-        assert_eq!(by_steps.surplus(&steps, None), [70, 55, 30, 9]);
+        assert_eq!(by_steps.surplus(&steps, None), [55, 30, 9]);
         let by_tokens = Retention { keep_last: 1, keep_every_steps: None, keep_every_tokens: Some(50_000) };
         assert_eq!(by_tokens.surplus(&steps, Some(30)), [88, 70, 41, 22, 9]);
         let none = Retention::default();

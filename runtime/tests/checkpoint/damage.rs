@@ -91,10 +91,10 @@ fn a_missing_or_truncated_file_is_named_with_its_tensors() {
 #[test]
 fn files_of_another_checkpoint_are_refused() {
     let run = tempfile::tempdir().unwrap();
-    let a = save(&job(run.path(), 1, 1)).unwrap().dir;
-    let b = save(&job(run.path(), 2, 1)).unwrap().dir;
+    let a = save(&job(run.path(), 2, 1)).unwrap().dir;
+    let b = save(&job(run.path(), 3, 1)).unwrap().dir;
     let trainer = fs::read(b.join("trainer.json")).unwrap();
     fs::write(a.join("trainer.json"), trainer).unwrap();
     let error = CheckpointReader::open(&a).unwrap_err().to_string();
-    assert!(error.contains("step 2, but the manifest says 1"), "{error}");
+    assert!(error.contains("step 3, but the manifest says 2"), "{error}");
 }

@@ -89,14 +89,15 @@ fn a_rank_that_wrote_nothing_or_twice_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let whole = snapshot(DType::F32, 1);
     let (weights, optimizer) = (specs(&whole.weights), specs(&whole.optimizer));
-    for ranks in [vec![0, 2], vec![0, 1, 1, 2]] {
+    for (ranks, what) in [(vec![0, 2], "12..24 are missing"), (vec![0, 1, 1, 2], "12..18 were written twice")]
+    {
         let writer =
             StepWriter::create(dir.path(), 1, weights.clone(), optimizer.clone(), &options(100, 1, 1))
                 .unwrap();
         let write = |rank| writer.write(&pieces_of_rank(&whole, rank, 3)).unwrap();
         let records = ranks.into_iter().flat_map(write).collect();
         let error = writer.commit(records, &documents(1)).unwrap_err().to_string();
-        assert!(error.starts_with("save of weights `model.embed`: elements 12"), "{error}");
+        assert_eq!(error, format!("save of weights `model.embed`: elements {what}"));
         writer.abandon();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
@@ -104,7 +105,7 @@ fn a_rank_that_wrote_nothing_or_twice_is_noticed() {
     wrong.weights[0].pieces[0].start_element = 1;
     let writer = StepWriter::create(dir.path(), 1, weights, optimizer, &options(100, 1, 1)).unwrap();
     let error = writer.write(&wrong).unwrap_err().to_string();
-    assert!(error.contains("70 bytes from element 1 do not fit") || error.contains("140 bytes"), "{error}");
+    assert!(error.contains("140 bytes from element 1 do not fit"), "{error}");
 }
 
 #[test]
