@@ -1,6 +1,6 @@
 //! What a device is: memory ([`Storage`]) and one trait per op family, gathered in [`Device`].
 
-use crate::ops::RmsNormKernels;
+use crate::ops::{AttentionKernels, RmsNormKernels, RopeKernels, SwigluKernels};
 use crate::{Arena, Cost, Element, Result, TensorMut, TensorRef};
 
 /// What an op must know of a device to compute its workspace. A dry run takes the caps of the device
@@ -50,9 +50,9 @@ pub trait Storage: Clone + Send + Sync + Sized + 'static {
 }
 
 /// A device with kernels for every family: the one type parameter of model code.
-pub trait Device: Storage + RmsNormKernels {}
+pub trait Device: Storage + AttentionKernels + RmsNormKernels + RopeKernels + SwigluKernels {}
 
-impl<D> Device for D where D: Storage + RmsNormKernels {}
+impl<D> Device for D where D: Storage + AttentionKernels + RmsNormKernels + RopeKernels + SwigluKernels {}
 
 /// What an op runs with: the device, and the arena from which it takes its workspace.
 pub struct Context<D: Storage> {

@@ -1,5 +1,7 @@
 //! What a model is: the validated description from which parameters, layers and `config.json` follow.
 
+pub use tisserand_kernels::ops::rope::RopeScaling;
+
 /// The family that names the checkpoint's `model_type`. Options below say what is computed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Architecture {
@@ -11,29 +13,6 @@ pub enum Architecture {
     Qwen2,
     /// Qwen 3.
     Qwen3,
-}
-
-/// How rotary frequencies are changed for longer contexts.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub enum RopeScaling {
-    /// Not changed.
-    None,
-    /// Positions divided by `factor`.
-    Linear {
-        /// The divisor.
-        factor: f64,
-    },
-    /// Llama 3.1: low frequencies divided, high ones kept, a smooth passage between.
-    Llama3 {
-        /// Divisor of low frequencies.
-        factor: f64,
-        /// Wavelengths above `original / low_freq_factor` are scaled fully.
-        low_freq_factor: f64,
-        /// Wavelengths below `original / high_freq_factor` are kept.
-        high_freq_factor: f64,
-        /// Context length of the original model.
-        original_max_position_embeddings: usize,
-    },
 }
 
 /// How matrices are initialised: normal with this standard deviation, truncated nowhere.

@@ -7,7 +7,11 @@
 //! Loops are compiled once per instruction set by [`vectorized`]; they contain no reassociation, so the
 //! instruction set does not change their bits either.
 
+mod attention;
 mod rms_norm;
+mod rope;
+mod scratch;
+mod swiglu;
 
 use std::sync::Arc;
 

@@ -109,3 +109,22 @@ nothing!(RmsNormKernels {
     add_rms_norm_forward(rms_norm::RmsNormShape, f32, In<'_>, In<'_>, In<'_>, Out<'_>, Out<'_>, Out<'_>);
     rms_norm_backward(rms_norm::RmsNormShape, In<'_>, In<'_>, In<'_>, In<'_>, Write, Out<'_>, Out<'_>, Out<'_>);
 });
+
+nothing!(AttentionKernels {
+    attention_forward(
+        attention::AttentionShape, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>, Out<'_>, Out<'_>, Out<'_>,
+    );
+    attention_backward(
+        attention::AttentionShape, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>,
+        Out<'_>, Out<'_>, Out<'_>, Out<'_>,
+    );
+});
+
+nothing!(RopeKernels {
+    rope(rope::RopeShape, rope::Turn, In<'_>, In<'_>, Out<'_>);
+});
+
+nothing!(SwigluKernels {
+    swiglu_forward(swiglu::SwigluShape, In<'_>, Out<'_>);
+    swiglu_backward(swiglu::SwigluShape, In<'_>, In<'_>, Out<'_>);
+});

@@ -9,9 +9,15 @@
 //! 4. `device.rs`: the trait in the list of [`Device`](crate::Device).
 //! 5. `tests/<family>.rs`: differences against the reference, odd sizes, thread counts, refusals.
 
+pub mod attention;
 pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;
 
+pub use attention::AttentionKernels;
 pub use rms_norm::RmsNormKernels;
+pub use rope::RopeKernels;
+pub use swiglu::SwigluKernels;
 
 /// Whether an op overwrites its output or adds to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
