@@ -67,13 +67,21 @@ impl Dataset {
         Ok(dataset)
     }
 
+    /// "held-out"; with several sources the others are told apart by their numbers.
+    fn held_out_name(&self) -> String {
+        match self.held_out.len() {
+            0 => "held-out".to_owned(),
+            count => format!("held-out-{}", count + 1),
+        }
+    }
+
     fn open_source(&mut self, source: &Source) -> Result<()> {
         let DatasetConfig { seq_len, vocab_size, validation_fraction: fraction, .. } = self.config;
         let mut spans = open_spans(&source.path)?;
         if fraction > 0.0 {
             let (training, held_out) = split_last_documents(spans, fraction, &source.path)?;
             let sequences = Sequences::new(held_out, seq_len, vocab_size);
-            let name = source.path.clone();
+            let name = self.held_out_name();
             self.held_out.push(
                 ValidationSet::new(name, sequences).map_err(|error| {
                     Error::input(format!("data.validation_fraction = {fraction}: {error}"))
