@@ -112,6 +112,19 @@ pub(crate) fn vectorized<R>(body: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(body)
 }
 
+/// [`vectorized`] of an expression, which it certainly inlines. A plain closure is called from one place
+/// per instruction set, so that beyond a modest size the compiler keeps it out of line, where it has only
+/// the baseline's instructions.
+macro_rules! vectorize {
+    ($body:expr) => {
+        $crate::cpu::vectorized({
+            #[inline(always)]
+            || $body
+        })
+    };
+}
+pub(crate) use vectorize;
+
 /// Lanes of the explicit accumulators in reductions: a fixed number, so that a sum has the same order
 /// whatever the width of the machine's registers.
 pub(crate) const LANES: usize = 16;

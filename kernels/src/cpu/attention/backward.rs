@@ -171,7 +171,6 @@ struct Pair<'a, X> {
     scratch: &'a mut [f32],
 }
 
-/// A struct and not a closure: only a method can be told to be inlined into each instruction set.
 impl<X: Float> WithSimd for Pair<'_, X> {
     type Output = ();
 

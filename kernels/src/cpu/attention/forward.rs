@@ -115,7 +115,6 @@ struct Task<'a, X> {
     scratch: &'a mut [f32],
 }
 
-/// A struct and not a closure: only a method can be told to be inlined into each instruction set.
 impl<X: Float> WithSimd for Task<'_, X> {
     type Output = ();
 
