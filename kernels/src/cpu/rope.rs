@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, vectorized};
+use super::{Cpu, vectorize};
 use crate::ops::rope::{RopeKernels, RopeShape, Turn};
 use crate::{Float, Result, TensorMut, TensorRef, match_float};
 
@@ -36,7 +36,7 @@ fn rope<X: Float>(shape: RopeShape, turn: Turn, positions: &[u32], table: &[f32]
     tasks.for_each(|(positions, x)| {
         for (&position, token) in positions.iter().zip(x.chunks_exact_mut(width)) {
             let row = &table[position as usize * head_dim..][..head_dim];
-            vectorized(|| match turn {
+            vectorize!(match turn {
                 Turn::Forward => turn_heads::<X, false>(row, token),
                 Turn::Backward => turn_heads::<X, true>(row, token),
             });

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, vectorized};
+use super::{Cpu, vectorize};
 use crate::math::sigmoid;
 use crate::ops::swiglu::{SwigluKernels, SwigluShape};
 use crate::{Float, Result, TensorMut, TensorRef, match_float};
@@ -49,7 +49,7 @@ fn forward<X: Float>(shape: SwigluShape, gate_up: &[X], out: &mut [X]) {
     tasks.for_each(|(gate_up, out)| {
         for (row, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
             let (gate, up) = row.split_at(width);
-            vectorized(|| forward_row(gate, up, out));
+            vectorize!(forward_row(gate, up, out));
         }
     });
 }
@@ -73,7 +73,7 @@ fn backward<X: Float>(shape: SwigluShape, gate_up: &[X], dout: &[X], dgate_up: &
         let inputs = gate_up.chunks_exact(2 * width).zip(dout.chunks_exact(width));
         for ((row, dout), drow) in inputs.zip(dgate_up.chunks_exact_mut(2 * width)) {
             let ((gate, up), (dgate, dup)) = (row.split_at(width), drow.split_at_mut(width));
-            vectorized(|| backward_row(gate, up, dout, dgate, dup));
+            vectorize!(backward_row(gate, up, dout, dgate, dup));
         }
     });
 }

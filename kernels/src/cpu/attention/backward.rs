@@ -10,11 +10,11 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::panel::{Panel, key_rows, transpose};
+use super::panel::{Panel, dot, key_rows};
 use super::tile::{accumulate, logits, mix};
+use super::transpose::transpose;
 use super::{Document, KEY_BLOCK, LANES, for_each_document, is_staged, padded};
 use crate::Float;
-use crate::cpu::lane_sum;
 use crate::cpu::scratch::{take, with_scratch};
 use crate::math::exp;
 use crate::ops::attention::AttentionShape;
@@ -152,7 +152,7 @@ fn run_pair<X: Float>(
     }
     let (head_dim, width) = (shape.head_dim, padded(shape.head_dim));
     let staged = if is_staged::<X>(head_dim) { 2 * KEY_BLOCK * width } else { 0 };
-    let len = LANES * (2 * head_dim + 3 * width + 2 * KEY_BLOCK) + staged;
+    let len = LANES * (5 * width + 2 * KEY_BLOCK) + staged;
     with_scratch(len, &mut |scratch| {
         let (queries, keys) = (queries.clone(), keys.clone());
         let sums = Sums { dq: &mut *sums.dq, dk: &mut *sums.dk, dv: &mut *sums.dv };
@@ -171,7 +171,6 @@ struct Pair<'a, X> {
     scratch: &'a mut [f32],
 }
 
-/// A struct and not a closure: only a method can be told to be inlined into each instruction set.
 impl<X: Float> WithSimd for Pair<'_, X> {
     type Output = ();
 
@@ -179,10 +178,10 @@ impl<X: Float> WithSimd for Pair<'_, X> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         let shape = self.shape;
         let mut scratch = std::mem::take(&mut self.scratch);
-        let (columns, rows) = (shape.head_dim * LANES, LANES * padded(shape.head_dim));
+        let rows = LANES * padded(shape.head_dim);
         let mut tiles = Tiles {
-            q_columns: take(&mut scratch, columns),
-            dout_columns: take(&mut scratch, columns),
+            q_columns: take(&mut scratch, rows),
+            dout_columns: take(&mut scratch, rows),
             q: take(&mut scratch, rows),
             dout: take(&mut scratch, rows),
             dq: take(&mut scratch, rows),
@@ -192,14 +191,14 @@ impl<X: Float> WithSimd for Pair<'_, X> {
         };
         for kv_head in 0..shape.num_kv_heads {
             for start in (0..self.queries.len() * shape.group()).step_by(LANES) {
-                let panel = Panel::new(shape, self.document, self.queries.clone(), kv_head, start);
+                let panel = Panel::new(shape, self.document, &self.queries, kv_head, start);
                 self.run_panel(simd, kv_head, &panel, &mut tiles);
             }
         }
     }
 }
 
-/// Scratch of one panel. Rows are [LANES, padded head_dim], columns [head_dim, LANES].
+/// Scratch of one panel. Rows are [LANES, padded head_dim], columns [padded head_dim, LANES].
 struct Tiles<'a> {
     /// Queries times the scale of the logits.
     q: &'a mut [f32],
@@ -249,7 +248,7 @@ impl<X: Float> Pair<'_, X> {
         }
         let scale = shape.scale();
         for row in 0..panel.rows {
-            let (query, head) = panel.query_and_head(row);
+            let (query, head) = panel.at[row];
             let at = ((query - self.queries.start) * shape.num_heads + head) * head_dim;
             for (sum, dq) in self.sums.dq[at..at + head_dim].iter_mut().zip(&tiles.dq[row * width..]) {
                 *sum = scale.mul_add(*dq, *sum);
@@ -271,10 +270,9 @@ impl<X: Float> Pair<'_, X> {
         // Probabilities of lanes without a row, and of rows that see no key, become exp(-inf) = 0.
         let (mut logsumexp, mut delta) = ([f32::INFINITY; LANES], [0.0; LANES]);
         for row in 0..panel.rows {
-            let (query, head) = panel.query_and_head(row);
+            let (query, head) = panel.at[row];
             let out = &inputs.out[(first + query) * row_len + head * head_dim..][..head_dim];
-            let dout = &tiles.dout[row * width..][..head_dim];
-            delta[row] = lane_sum(head_dim, |d| dout[d] * out[d].to_f32());
+            delta[row] = dot(&tiles.dout[row * width..][..head_dim], out);
             let log = inputs.logsumexp[head * tokens + first + query];
             logsumexp[row] = if log == f32::NEG_INFINITY { f32::INFINITY } else { log };
         }

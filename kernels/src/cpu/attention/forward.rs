@@ -5,8 +5,9 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::panel::{Panel, key_rows, transpose};
+use super::panel::{Panel, key_rows};
 use super::tile::{logits, mix};
+use super::transpose::transpose;
 use super::{Document, KEY_BLOCK, LANES, for_each_document, is_staged, padded};
 use crate::Float;
 use crate::cpu::scratch::{take, with_scratch};
@@ -95,7 +96,7 @@ fn run_task<X: Float>(
     logsumexp: &mut [f32],
 ) {
     let staged = if is_staged::<X>(shape.head_dim) { 2 * KEY_BLOCK * padded(shape.head_dim) } else { 0 };
-    let len = LANES * (shape.head_dim + padded(shape.head_dim) + KEY_BLOCK) + staged;
+    let len = LANES * (2 * padded(shape.head_dim) + KEY_BLOCK) + staged;
     with_scratch(len, &mut |scratch| {
         let (queries, kv_heads) = (queries.clone(), kv_heads.clone());
         let task = Task { shape, inputs, document, queries, kv_heads, out, logsumexp, scratch };
@@ -115,7 +116,6 @@ struct Task<'a, X> {
     scratch: &'a mut [f32],
 }
 
-/// A struct and not a closure: only a method can be told to be inlined into each instruction set.
 impl<X: Float> WithSimd for Task<'_, X> {
     type Output = ();
 
@@ -123,13 +123,13 @@ impl<X: Float> WithSimd for Task<'_, X> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Task { shape, inputs, document, queries, kv_heads, out, logsumexp, mut scratch } = self;
         let (head_dim, width) = (shape.head_dim, padded(shape.head_dim));
-        let columns = take(&mut scratch, head_dim * LANES);
+        let columns = take(&mut scratch, width * LANES);
         let sums = take(&mut scratch, LANES * width);
         let weights = take(&mut scratch, KEY_BLOCK * LANES);
         let heads = kv_heads.len() * shape.group();
         for kv_head in kv_heads.clone() {
             for start in (0..queries.len() * shape.group()).step_by(LANES) {
-                let panel = Panel::new(shape, document, queries.clone(), kv_head, start);
+                let panel = Panel::new(shape, document, &queries, kv_head, start);
                 let q = &inputs.q[document.queries.start * shape.num_heads * head_dim..];
                 panel.pack(shape, q, shape.scale(), sums);
                 transpose(head_dim, sums, columns);
@@ -151,7 +151,7 @@ impl<X: Float> WithSimd for Task<'_, X> {
                     mix(simd, weights, panel.rows, count, v, width, &decay, sums);
                 }
                 for row in 0..panel.rows {
-                    let (query, head) = panel.query_and_head(row);
+                    let (query, head) = panel.at[row];
                     let at = (query - queries.start) * heads + head - kv_heads.start * shape.group();
                     let (inverse, log) = softmax.finish(row);
                     logsumexp[at] = log;

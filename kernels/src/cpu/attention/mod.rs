@@ -12,6 +12,7 @@ mod backward;
 mod forward;
 mod panel;
 mod tile;
+mod transpose;
 
 use std::ops::Range;
 

@@ -5,17 +5,16 @@ use std::ops::Range;
 use super::tile::Rows;
 use super::{ALIGN, Document, LANES, is_staged, padded};
 use crate::Float;
+use crate::cpu::lane_sum;
 use crate::ops::attention::AttentionShape;
 
 /// Up to [`LANES`] rows (query, head) of one key head, queries outermost.
 pub(super) struct Panel {
     /// Number of rows.
     pub(super) rows: usize,
-    /// Query of the first row's token and index of its head in the group.
-    first: (usize, usize),
-    group: usize,
-    first_head: usize,
-    /// Per lane, the keys of the document that it sees; lanes without a row repeat the last one.
+    /// Query, counted from the document's first, and head of each row; lanes without a row repeat the last one.
+    pub(super) at: [(usize, usize); LANES],
+    /// Keys of the document that each lane sees.
     begin: [u32; LANES],
     end: [u32; LANES],
 }
@@ -26,29 +25,24 @@ impl Panel {
     pub(super) fn new(
         shape: AttentionShape,
         document: &Document,
-        queries: Range<usize>,
+        queries: &Range<usize>,
         kv_head: usize,
         start: usize,
     ) -> Self {
         let group = shape.group();
         let rows = (queries.len() * group - start).min(LANES);
-        let first = (queries.start + start / group, start % group);
-        let mut panel =
-            Panel { rows, first, group, first_head: kv_head * group, begin: [0; LANES], end: [0; LANES] };
+        let mut panel = Panel { rows, at: [(0, 0); LANES], begin: [0; LANES], end: [0; LANES] };
+        let (mut query, mut head) = (queries.start + start / group, start % group);
         for lane in 0..LANES {
-            let (query, _) = panel.query_and_head(lane.min(rows - 1));
             let visible = document.visible(shape.window, query);
+            panel.at[lane] = (query, kv_head * group + head);
             (panel.begin[lane], panel.end[lane]) = (visible.start as u32, visible.end as u32);
+            if lane + 1 < rows {
+                head += 1;
+                (query, head) = if head == group { (query + 1, 0) } else { (query, head) };
+            }
         }
         panel
-    }
-
-    /// Query, counted from the document's first, and head of a row.
-    #[inline(always)]
-    pub(super) fn query_and_head(&self, row: usize) -> (usize, usize) {
-        let (query, head) = self.first;
-        let at = head + row;
-        (query + at / self.group, self.first_head + at % self.group)
     }
 
     /// Keys that any row sees.
@@ -91,22 +85,9 @@ impl Panel {
                 packed.fill(0.0);
                 continue;
             }
-            let (query, head) = self.query_and_head(row);
+            let (query, head) = self.at[row];
             let source = &source[(query * shape.num_heads + head) * head_dim..][..head_dim];
-            for (packed, x) in packed.iter_mut().zip(source) {
-                *packed = x.to_f32() * factor;
-            }
-        }
-    }
-}
-
-/// `columns[d, lane] = rows[lane, d]`, from rows of the padded `head_dim` to rows of [`LANES`].
-#[inline(always)]
-pub(super) fn transpose(head_dim: usize, rows: &[f32], columns: &mut [f32]) {
-    let width = padded(head_dim);
-    for (d, column) in columns.chunks_exact_mut(LANES).take(head_dim).enumerate() {
-        for lane in 0..LANES {
-            column[lane] = rows[lane * width + d];
+            widen(source, factor, packed);
         }
     }
 }
@@ -128,9 +109,39 @@ pub(super) fn key_rows<'a, X: Float>(
     }
     for (row, packed) in tile.chunks_exact_mut(padded(head_dim)).take(keys.len()).enumerate() {
         let source = &source[first + row * stride..][..head_dim];
-        for (packed, x) in packed.iter_mut().zip(source) {
-            *packed = x.to_f32();
-        }
+        widen(source, 1.0, packed);
     }
     Rows { data: tile, stride: padded(head_dim) }
+}
+
+/// `target[i] = factor · source[i]`; `target` may be longer.
+#[inline(always)]
+fn widen<X: Float>(source: &[X], factor: f32, target: &mut [f32]) {
+    let (chunks, rest) = source.as_chunks::<ALIGN>();
+    let (target, last) = target.split_at_mut(chunks.len() * ALIGN);
+    for (source, target) in chunks.iter().zip(target.as_chunks_mut::<ALIGN>().0) {
+        for i in 0..ALIGN {
+            target[i] = source[i].to_f32() * factor;
+        }
+    }
+    for (source, target) in rest.iter().zip(last) {
+        *target = source.to_f32() * factor;
+    }
+}
+
+/// `sum_i a[i] · b[i]` over the elements of `b`: interleaved sums, then their tree.
+#[inline(always)]
+pub(super) fn dot<X: Float>(a: &[f32], b: &[X]) -> f32 {
+    let mut sums = [0.0_f32; ALIGN];
+    let (chunks, rest) = b.as_chunks::<ALIGN>();
+    let (whole, last) = a.split_at(chunks.len() * ALIGN);
+    for (a, b) in whole.as_chunks::<ALIGN>().0.iter().zip(chunks) {
+        for i in 0..ALIGN {
+            sums[i] = a[i].mul_add(b[i].to_f32(), sums[i]);
+        }
+    }
+    for (sum, (a, b)) in sums.iter_mut().zip(last.iter().zip(rest)) {
+        *sum = a.mul_add(b.to_f32(), *sum);
+    }
+    lane_sum(ALIGN, |i| sums[i])
 }

@@ -63,15 +63,18 @@ fn logits_by<S: Simd, const R: usize>(
 ) {
     for j in (0..rows).step_by(R) {
         // Past the last row its neighbours are repeated; their results are never read.
-        let a: [&[f32]; R] = std::array::from_fn(|r| a.row((j + r).min(rows - 1), depth));
+        let mut tile: [&[f32]; R] = [&[]; R];
+        for (r, row) in tile.iter_mut().enumerate() {
+            *row = a.row((j + r).min(rows - 1), depth);
+        }
         let mut n = 0;
         while n < lanes {
             if n + 2 * S::F32_LANES <= lanes {
-                let sums = by_rows::<S, R, 2>(simd, a, depth, &b[n..], LANES);
+                let sums = by_rows::<S, R, 2>(simd, tile, depth, &b[n..], LANES);
                 store::<S, R, 2>(&sums, &mut out[j * LANES + n..], LANES);
                 n += 2 * S::F32_LANES;
             } else {
-                let sums = by_rows::<S, R, 1>(simd, a, depth, &b[n..], LANES);
+                let sums = by_rows::<S, R, 1>(simd, tile, depth, &b[n..], LANES);
                 store::<S, R, 1>(&sums, &mut out[j * LANES + n..], LANES);
                 n += S::F32_LANES;
             }
@@ -117,11 +120,11 @@ fn mix_by<S: Simd, const R: usize>(
         while d < width {
             let out = &mut out[i * width + d..];
             if d + 2 * S::F32_LANES <= width {
-                let sums = by_columns::<S, R, 2>(simd, &a[i..], depth, &b.data[d..], b.stride);
+                let sums = by_columns::<S, R, 2>(simd, a, i, depth, &b.data[d..], b.stride);
                 scale_add::<S, R, 2>(simd, &sums, factor, out, width);
                 d += 2 * S::F32_LANES;
             } else {
-                let sums = by_columns::<S, R, 1>(simd, &a[i..], depth, &b.data[d..], b.stride);
+                let sums = by_columns::<S, R, 1>(simd, a, i, depth, &b.data[d..], b.stride);
                 scale_add::<S, R, 1>(simd, &sums, factor, out, width);
                 d += S::F32_LANES;
             }
@@ -164,16 +167,19 @@ fn accumulate_by<S: Simd, const R: usize>(
     let a = Rows { data: a, stride: LANES };
     for j in (0..rows).step_by(R) {
         let valid = R.min(rows - j);
-        let a: [&[f32]; R] = std::array::from_fn(|r| a.row(j + r.min(valid - 1), depth));
+        let mut tile: [&[f32]; R] = [&[]; R];
+        for (r, row) in tile.iter_mut().enumerate() {
+            *row = a.row(j + r.min(valid - 1), depth);
+        }
         let mut d = 0;
         while d < width {
             let out = &mut out[j * out_stride + d..];
             if d + 2 * S::F32_LANES <= b_stride {
-                let sums = by_rows::<S, R, 2>(simd, a, depth, &b[d..], b_stride);
+                let sums = by_rows::<S, R, 2>(simd, tile, depth, &b[d..], b_stride);
                 add::<S, R, 2>(simd, &sums, valid, width - d, out, out_stride);
                 d += 2 * S::F32_LANES;
             } else {
-                let sums = by_rows::<S, R, 1>(simd, a, depth, &b[d..], b_stride);
+                let sums = by_rows::<S, R, 1>(simd, tile, depth, &b[d..], b_stride);
                 add::<S, R, 1>(simd, &sums, valid, width - d, out, out_stride);
                 d += S::F32_LANES;
             }
@@ -185,13 +191,16 @@ fn accumulate_by<S: Simd, const R: usize>(
 #[inline(always)]
 fn by_rows<S: Simd, const R: usize, const V: usize>(
     simd: S,
-    a: [&[f32]; R],
+    mut a: [&[f32]; R],
     depth: usize,
     b: &[f32],
     b_stride: usize,
 ) -> [[S::f32s; V]; R] {
     let mut sums = [[simd.splat_f32s(0.0); V]; R];
-    let a = a.map(|row| &row[..depth]);
+    // Loops, not `map` and `from_fn`: what those call is not inlined for certain.
+    for row in &mut a {
+        *row = &row[..depth];
+    }
     for k in 0..depth {
         let b = S::as_simd_f32s(&b[k * b_stride..][..V * S::F32_LANES]).0;
         for r in 0..R {
@@ -204,19 +213,20 @@ fn by_rows<S: Simd, const R: usize, const V: usize>(
     sums
 }
 
-/// `sum_k a[k · LANES + r] · b[k · b_stride ..]`, R rows by V vectors.
+/// `sum_k a[k · LANES + first + r] · b[k · b_stride ..]`, R rows by V vectors.
 #[inline(always)]
 fn by_columns<S: Simd, const R: usize, const V: usize>(
     simd: S,
     a: &[f32],
+    first: usize,
     depth: usize,
     b: &[f32],
     b_stride: usize,
 ) -> [[S::f32s; V]; R] {
     let mut sums = [[simd.splat_f32s(0.0); V]; R];
-    for k in 0..depth {
+    for (k, a) in a.as_chunks::<LANES>().0[..depth].iter().enumerate() {
         let b = S::as_simd_f32s(&b[k * b_stride..][..V * S::F32_LANES]).0;
-        let a = &a[k * LANES..][..R];
+        let a = &a[first..first + R];
         for r in 0..R {
             let a = simd.splat_f32s(a[r]);
             for v in 0..V {
