@@ -23,7 +23,7 @@ pub fn parse_step_name(name: &str) -> Option<u64> {
 }
 
 /// The checkpoint to go on from.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Latest {
     /// Step and folder; `None` if no complete checkpoint exists.
     pub checkpoint: Option<(u64, PathBuf)>,

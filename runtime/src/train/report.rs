@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::Saved;
+use crate::checkpoint::{Saved, TrainerState};
 use crate::config::Config;
 use crate::engine::Memory;
 use crate::error::{Error, Result};
@@ -199,6 +199,27 @@ impl Report {
     pub fn at(&mut self, step: u64, tokens: u64) {
         (self.status.step, self.status.consumed_tokens) = (step, tokens);
     }
+}
+
+/// A finished run was started again: says so and leaves everything as it is. Only a job that died between its
+/// last checkpoint and its last word leaves a status to be put right.
+pub fn still_finished(folder: &RunFolder, logger: &Logger, state: &TrainerState, total: u64) -> Result<()> {
+    let message = format!("finished: all {total} steps are done");
+    logger.line(&message);
+    let written = StatusFile::read(&folder.dir().join("status.json")).map(|(status, _)| status);
+    let before = written.unwrap_or_else(|_| Status::starting(total));
+    if before.state == State::Finished && before.step == state.step {
+        return Ok(());
+    }
+    folder.status().write(&Status {
+        state: State::Finished,
+        step: state.step,
+        total_steps: total,
+        consumed_tokens: state.consumed_tokens,
+        message,
+        exit_code: Some(0),
+        ..before
+    })
 }
 
 /// Notes the error in status.json, if the run had one that is its own.

@@ -30,7 +30,6 @@ pub struct Saving {
     tokenizer: Option<PathBuf>,
     mesh: MeshAxes,
     last_save: Instant,
-    last_saved_step: Option<u64>,
     /// Seconds of the slowest save, snapshot included: what a stop must leave.
     longest_s: f64,
     snapshot_s: f64,
@@ -42,7 +41,6 @@ impl Saving {
         config: &Config,
         run_dir: &Path,
         tokenizer: Option<PathBuf>,
-        saved_step: Option<u64>,
     ) -> Result<Self> {
         let policy = &config.checkpoint;
         Ok(Saving {
@@ -61,7 +59,6 @@ impl Saving {
             tokenizer,
             mesh: MeshAxes::default(),
             last_save: Instant::now(),
-            last_saved_step: saved_step,
             longest_s: 0.0,
             snapshot_s: 0.0,
         })
@@ -76,11 +73,6 @@ impl Saving {
     /// Whether the weights alone should be written after `step`.
     pub fn weights_are_due(&self, step: u64) -> bool {
         self.weights_every_steps.is_some_and(|every| step.is_multiple_of(every))
-    }
-
-    /// Whether the newest checkpoint is that of `step`.
-    pub fn has_saved(&self, step: u64) -> bool {
-        self.last_saved_step == Some(step)
     }
 
     /// Seconds that a save takes at most, by those so far.
@@ -126,7 +118,6 @@ impl Saving {
             retention: Some(self.retention),
         }))?;
         self.last_save = Instant::now();
-        self.last_saved_step = Some(state.step);
         self.snapshot_s = start.elapsed().as_secs_f64();
         Ok(self.snapshot_s)
     }

@@ -10,7 +10,9 @@ use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::ops::step_scalars::StepScalars;
 
 use super::evaluation::ValidationData;
-use crate::checkpoint::{self, CheckpointReader, HfFolder, Source as CheckpointSource, TrainerState};
+use crate::checkpoint::{
+    self, CheckpointReader, HfFolder, Latest, Source as CheckpointSource, TrainerState,
+};
 use crate::config::{Config, InitLoad, RecomputeMode};
 use crate::data::{self, BatchShape, Dataset, DatasetConfig, StepOrder, ValidationSet};
 use crate::engine::{Engine, Part};
@@ -121,9 +123,7 @@ impl Run {
         logger.line(&describe(&config, &plan, &device.description));
         let mut engine = (device.make)(model, step, plan.arena_bytes)?;
 
-        let newest = checkpoint::latest(&folder.checkpoints())?;
-        newest.warning.iter().for_each(|warning| logger.warn(warning));
-        let resumed_from = newest.checkpoint.map(|(_, dir)| dir);
+        let resumed_from = newest_checkpoint(&folder, &logger)?;
         let state = match &resumed_from {
             Some(dir) => continue_run(engine.as_mut(), dir, config.run.seed)?,
             None => begin_run(engine.as_mut(), &config, &logger)?,
@@ -152,6 +152,24 @@ impl Run {
             job_id,
             started,
         })
+    }
+}
+
+/// The checkpoint to go on from; `None` in a folder without any.
+///
+/// # Errors
+/// Input, if there are checkpoints and none is whole: to begin anew would write over what may be saved yet.
+fn newest_checkpoint(folder: &RunFolder, logger: &Logger) -> Result<Option<PathBuf>> {
+    let newest = checkpoint::latest(&folder.checkpoints())?;
+    match (newest.checkpoint, newest.warning) {
+        (None, Some(warning)) => Err(Error::input(format!(
+            "{}: {warning}; hint: put an undamaged step back, or begin anew with another run.dir",
+            folder.checkpoints().display()
+        ))),
+        (found, warning) => {
+            warning.iter().for_each(|warning| logger.warn(warning));
+            Ok(found.map(|(_, dir)| dir))
+        }
     }
 }
 
@@ -197,8 +215,8 @@ fn open_corpus(config: &Config, folder: &RunFolder, logger: &Logger, quiet: bool
         let prepare = data::Prepare { text: prepare.text.clone(), vocab_size: prepare.vocab_size };
         let dir = folder.dir().join("data");
         let progress = if quiet { data::Progress::Quiet } else { data::Progress::Stderr };
-        // A run that has begun keeps the data that it began with.
-        let begun = folder.checkpoints().exists();
+        // A run that has begun keeps the data that it began with. One without a checkpoint begins anew.
+        let begun = checkpoint::latest(&folder.checkpoints())? != Latest::default();
         let when_changed =
             if begun { data::prepare::WhenChanged::Keep } else { data::prepare::WhenChanged::Rebuild };
         let prepared = data::prepare(&prepare, &dir, when_changed, progress)?;
@@ -354,14 +372,28 @@ fn begin_run(engine: &mut dyn Engine, config: &Config, logger: &Logger) -> Resul
                     TrainerState { num_updates: reader.trainer.num_updates, ..fresh }
                 }
                 InitLoad::All => {
+                    check_steps_left(config, from, reader.trainer.step)?;
                     load_checkpoint(engine, &reader)?;
-                    reader.trainer
+                    TrainerState { seed: config.run.seed, ..reader.trainer }
                 }
             };
             set_scalars(engine, &state)?;
             Ok(state)
         }
     }
+}
+
+/// `init.load = "all"` goes on after the step of the checkpoint, so there must be a step after it.
+fn check_steps_left(config: &Config, from: &Path, step: u64) -> Result<()> {
+    let total = config.training.steps;
+    if step < total {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "init.load = \"all\" goes on after step {step} of init.from = {}, but training has {total} steps; hint: \
+         more training.steps, or init.load = \"weights+optimizer\"",
+        from.display()
+    )))
 }
 
 /// Everything as it was when the checkpoint was taken.

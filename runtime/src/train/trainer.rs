@@ -6,7 +6,7 @@ use std::time::Instant;
 use tisserand_kernels::ops::step_scalars::StepScalars;
 
 use super::Outcome;
-use super::report::Report;
+use super::report::{self, Report};
 use super::saving::Saving;
 use super::setup::{Run, batch_shape};
 use crate::checkpoint::Saved;
@@ -34,9 +34,7 @@ impl Trainer {
     pub fn run(run: Run) -> Result<Outcome> {
         let (step, total) = (run.state.step, run.config.training.steps);
         if step >= total {
-            let message = format!("finished: all {total} steps are done");
-            let mut report = open_report(&run)?;
-            report.ended(State::Finished, &message, 0)?;
+            report::still_finished(&run.folder, &run.logger, &run.state, total)?;
             return Ok(Outcome::Finished);
         }
         Trainer::new(run)?.steps()
@@ -44,8 +42,7 @@ impl Trainer {
 
     fn new(run: Run) -> Result<Self> {
         let mut report = open_report(&run)?;
-        let saved_step = run.resumed_from.as_ref().map(|_| run.state.step);
-        if saved_step.is_some() {
+        if run.resumed_from.is_some() {
             report.resumed(ResumeRecord {
                 step: run.state.step,
                 tokens: run.state.consumed_tokens,
@@ -63,7 +60,7 @@ impl Trainer {
                 first_step: run.state.step,
             },
         )?;
-        let saving = Saving::new(&run.config, run.folder.dir(), run.tokenizer.clone(), saved_step)?;
+        let saving = Saving::new(&run.config, run.folder.dir(), run.tokenizer.clone())?;
         let time_limit = TimeLimit::new(run.config.run.max_minutes, run.started);
         Ok(Trainer { run, loader, saving, report, time_limit, longest_step_s: 0.0, stall_s: 0.0 })
     }
@@ -71,20 +68,27 @@ impl Trainer {
     fn steps(mut self) -> Result<Outcome> {
         let total = self.run.config.training.steps;
         self.report.start_clock();
-        while self.run.state.step < total {
+        loop {
             let start = Instant::now();
             self.step()?;
             let step = self.run.state.step;
             self.log(step)?;
             self.validate(step)?;
-            self.longest_step_s = self.longest_step_s.max(start.elapsed().as_secs_f64());
+            let seconds = start.elapsed().as_secs_f64();
+            self.longest_step_s = self.longest_step_s.max(seconds);
+            self.run.state.elapsed_seconds += seconds;
             self.collect_save(false)?;
+            if step >= total {
+                return self.finish();
+            }
             if let Some(reason) = self.reason_to_stop()? {
                 return self.stop(reason);
             }
-            self.save(step)?;
+            self.save_weights(step)?;
+            if self.saving.is_due(step) {
+                self.checkpoint()?;
+            }
         }
-        self.finish()
     }
 
     /// One training step.
@@ -168,18 +172,18 @@ impl Trainer {
         Ok(())
     }
 
-    /// Takes a checkpoint if one is due and the last one is written.
-    fn save(&mut self, step: u64) -> Result<()> {
-        if self.saving.is_due(step) && step < self.run.config.training.steps {
-            self.checkpoint()?;
-        }
+    /// Writes the weights alone if they are due. Before the checkpoint of the same step: a run that goes on
+    /// from that one has them.
+    fn save_weights(&mut self, step: u64) -> Result<()> {
         if self.saving.weights_are_due(step) {
             self.collect_save(true)?;
+            self.run.lock.check()?;
             self.saving.weights(self.run.engine.as_ref(), step)?;
         }
         Ok(())
     }
 
+    /// Takes a checkpoint once the save under way is written.
     fn checkpoint(&mut self) -> Result<()> {
         self.collect_save(true)?;
         self.run.lock.check()?;
@@ -209,11 +213,8 @@ impl Trainer {
 
     /// The checkpoint of the last step; its failure is the run's.
     fn final_checkpoint(&mut self) -> Result<()> {
-        self.collect_save(true)?;
-        if self.saving.has_saved(self.run.state.step) {
-            return Ok(());
-        }
         self.report.saving()?;
+        self.save_weights(self.run.state.step)?;
         self.checkpoint()?;
         match self.saving.wait() {
             Some(Ok(saved)) => self.saved(&saved),
@@ -246,8 +247,8 @@ impl Trainer {
     }
 
     fn finish(mut self) -> Result<Outcome> {
-        self.check_plan()?;
         self.final_checkpoint()?;
+        self.check_plan()?;
         if let Some(entropy) = self.run.unigram_entropy {
             self.report
                 .logger
