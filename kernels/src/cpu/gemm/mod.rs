@@ -12,6 +12,7 @@
 
 mod pack;
 mod tile;
+mod transpose;
 mod vector;
 
 use rayon::prelude::*;
@@ -28,7 +29,7 @@ const MR: usize = 12;
 /// Columns of a panel of `b`.
 const NR: usize = PANEL_COLUMNS;
 /// Longest block of k: a panel of `b` stays in the first-level cache.
-const MAX_KC: usize = 256;
+const MAX_KC: usize = 384;
 /// Most rows of a task: its block of `a` stays in the second-level cache.
 const MAX_TASK_ROWS: usize = 96;
 
@@ -153,15 +154,14 @@ fn pack_b<B: Float>(
     columns: usize,
     packed: &mut [f32],
 ) {
-    /// Panels per task.
-    const GROUP: usize = 4;
     let padded = columns.next_multiple_of(NR);
+    let group = task_panels(k.div_ceil(kc) * padded / NR);
     packed.par_chunks_mut(kc * padded).enumerate().for_each(|(block, packed)| {
         let first_k = block * kc;
         let kc = kc.min(k - first_k);
-        packed.par_chunks_mut(GROUP * kc * NR).enumerate().for_each(|(group, panels)| {
-            let column = group * GROUP * NR;
-            let columns = (GROUP * NR).min(columns - column);
+        packed.par_chunks_mut(group * kc * NR).enumerate().for_each(|(task, panels)| {
+            let column = task * group * NR;
+            let columns = (group * NR).min(columns - column);
             let column = first_column + column;
             vectorize!(match layout {
                 Layout::Nt => pack::along::<B, NR>(b, column, columns, first_k, kc, panels),
@@ -171,15 +171,19 @@ fn pack_b<B: Float>(
     });
 }
 
-/// Terms per partial sum: equal blocks, at most [`MAX_KC`].
+/// Terms per partial sum: nearly equal blocks, at most [`MAX_KC`], of whole blocks of the transposition.
 fn k_block(k: usize) -> usize {
-    k.div_ceil(k.div_ceil(MAX_KC))
+    k.div_ceil(k.div_ceil(MAX_KC)).next_multiple_of(transpose::BLOCK)
 }
 
-/// Rows of `c` per task: at least eight tasks where there are panels for them, and a multiple of eight.
+/// Rows of `c` per task: as many as the cache allows, but two tasks for every thread.
 fn task_rows(m: usize) -> usize {
-    let tasks = m.div_ceil(MAX_TASK_ROWS).next_multiple_of(8);
-    m.div_ceil(tasks).next_multiple_of(MR)
+    m.div_ceil(2 * rayon::current_num_threads()).next_multiple_of(MR).min(MAX_TASK_ROWS)
+}
+
+/// Panels of `b` per task, of `panels` in all: long pieces of its rows, but four tasks for every thread.
+fn task_panels(panels: usize) -> usize {
+    (panels / (4 * rayon::current_num_threads())).clamp(1, 16)
 }
 
 /// Elements per task of the elementwise passes.

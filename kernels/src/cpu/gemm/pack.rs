@@ -2,7 +2,8 @@
 //! columns of `b`, in each panel the `WIDTH` elements of one k beside each other, widened to f32. The last
 //! panel is filled up with zeros.
 
-use crate::Float;
+use super::transpose::{BLOCK, Transposer};
+use crate::{DType, Float};
 
 /// A row-major matrix.
 #[derive(Clone, Copy)]
@@ -21,44 +22,50 @@ pub(super) fn along<T: Float, const WIDTH: usize>(
     kc: usize,
     panels: &mut [f32],
 ) {
+    let transposer = Transposer::new();
     for (panel, out) in panels.chunks_exact_mut(kc * WIDTH).enumerate() {
         let first = first + panel * WIDTH;
-        let count = count - panel * WIDTH;
+        let count = WIDTH.min(count - panel * WIDTH);
         let row = |i: usize| &source.elements[(first + i) * source.row_len + first_k..][..kc];
-        let mut i = 0;
-        while i + 4 <= WIDTH.min(count) {
-            four_rows::<T, WIDTH>([row(i), row(i + 1), row(i + 2), row(i + 3)], i, out);
-            i += 4;
-        }
-        while i < WIDTH {
-            for (k, out) in out.chunks_exact_mut(WIDTH).enumerate() {
-                out[i] = if i < count { row(i)[k].to_f32() } else { 0.0 };
+        let whole = if count == WIDTH { kc - kc % BLOCK } else { 0 };
+        // Block by block of k, so that the lines written are whole before they leave the cache.
+        for (block, out) in out[..whole * WIDTH].chunks_exact_mut(BLOCK * WIDTH).enumerate() {
+            let ks = block * BLOCK..(block + 1) * BLOCK;
+            for i in (0..WIDTH).step_by(4) {
+                let rows = [
+                    widen(&row(i)[ks.clone()]),
+                    widen(&row(i + 1)[ks.clone()]),
+                    widen(&row(i + 2)[ks.clone()]),
+                    widen(&row(i + 3)[ks.clone()]),
+                ];
+                transposer.write_columns(rows, &mut out[i..], WIDTH);
             }
-            i += 1;
+        }
+        for (k, out) in out.chunks_exact_mut(WIDTH).enumerate().skip(whole) {
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = if i < count { row(i)[k].to_f32() } else { 0.0 };
+            }
         }
     }
 }
 
-/// Writes elements `at .. at + 4` of every k of a panel.
 #[inline(always)]
-fn four_rows<T: Float, const WIDTH: usize>(rows: [&[T]; 4], at: usize, out: &mut [f32]) {
-    let kc = rows[0].len();
-    let whole = kc - kc % 8;
-    let mut k = 0;
-    while k < whole {
-        let block: [[T; 8]; 4] = rows.map(|row| row[k..k + 8].try_into().expect("eight elements"));
-        let out = &mut out[k * WIDTH..][..8 * WIDTH];
-        for j in 0..8 {
-            let column = block.map(|row| row[j].to_f32());
-            out[j * WIDTH + at..][..4].copy_from_slice(&column);
-        }
-        k += 8;
+fn widen<T: Float>(x: &[T]) -> [f32; BLOCK] {
+    let mut wide = [0.0; BLOCK];
+    for (wide, x) in wide.iter_mut().zip(x) {
+        *wide = x.to_f32();
     }
-    while k < kc {
-        for (i, row) in rows.iter().enumerate() {
-            out[k * WIDTH + at + i] = row[k].to_f32();
-        }
-        k += 1;
+    wide
+}
+
+/// Copies `WIDTH` elements. Where there is nothing to widen it says so, since the compiler would move them
+/// one by one.
+#[inline(always)]
+fn widen_into<T: Float, const WIDTH: usize>(x: &[T], out: &mut [f32]) {
+    if T::DTYPE == DType::F32 {
+        out[..WIDTH].copy_from_slice(&bytemuck::cast_slice(x)[..WIDTH]);
+    } else {
+        out[..WIDTH].iter_mut().zip(&x[..WIDTH]).for_each(|(out, x)| *out = x.to_f32());
     }
 }
 
@@ -78,14 +85,13 @@ pub(super) fn across<T: Float, const WIDTH: usize>(
         let pieces = row.chunks_exact(WIDTH);
         let rest = pieces.remainder();
         for piece in pieces {
-            let piece: [T; WIDTH] = piece.try_into().expect("one panel's width");
-            panels[at..at + WIDTH].copy_from_slice(&piece.map(|x| x.to_f32()));
+            widen_into::<T, WIDTH>(piece, &mut panels[at..at + WIDTH]);
             at += kc * WIDTH;
         }
         if !rest.is_empty() {
-            let out = &mut panels[at..at + WIDTH];
-            out.fill(0.0);
+            let (out, padding) = panels[at..at + WIDTH].split_at_mut(rest.len());
             out.iter_mut().zip(rest).for_each(|(out, x)| *out = x.to_f32());
+            padding.fill(0.0);
         }
     }
 }

@@ -103,22 +103,20 @@ fn store<S: Simd, const ROWS: usize, const VECTORS: usize>(
     columns: usize,
     replace: bool,
 ) {
-    let whole = columns == VECTORS * S::F32_LANES;
-    for r in 0..ROWS {
-        if r >= rows {
-            return;
-        }
-        let c = &mut c[r * row_len..][..columns];
-        if whole {
-            let c = S::as_mut_simd_f32s(c).0;
+    if rows == ROWS && columns == VECTORS * S::F32_LANES {
+        // Loops of constant length, or the sums would leave their registers to be indexed.
+        for r in 0..ROWS {
+            let c = S::as_mut_simd_f32s(&mut c[r * row_len..][..VECTORS * S::F32_LANES]).0;
             for v in 0..VECTORS {
                 c[v] = if replace { sums[r][v] } else { simd.add_f32s(c[v], sums[r][v]) };
             }
-        } else {
-            for (c, sums) in c.chunks_mut(S::F32_LANES).zip(&sums[r]) {
-                let before = if replace { simd.splat_f32s(0.0) } else { simd.partial_load_f32s(c) };
-                simd.partial_store_f32s(c, simd.add_f32s(before, *sums));
-            }
+        }
+        return;
+    }
+    for (r, sums) in sums.iter().enumerate().take(rows) {
+        for (c, &sums) in c[r * row_len..][..columns].chunks_mut(S::F32_LANES).zip(sums) {
+            let before = if replace { simd.splat_f32s(0.0) } else { simd.partial_load_f32s(c) };
+            simd.partial_store_f32s(c, simd.add_f32s(before, sums));
         }
     }
 }
