@@ -84,7 +84,7 @@ pub trait AttentionKernels: Storage {
 /// Attention of every document of a buffer.
 ///
 /// Shapes: `q`, `out` [tokens_q, num_heads, head_dim]; `k`, `v` [tokens_k, num_kv_heads, head_dim]; all of
-/// one dtype, f32 or bf16. `cu_seqlens_q`, `cu_seqlens_k` [bounds] u32 of equal length, at least 2:
+/// one dtype, f32 or bf16. `cu_seqlens_q`, `cu_seqlens_k` `[bounds]` u32 of equal length, at least 2:
 /// document n holds the queries `cu_seqlens_q[n]..cu_seqlens_q[n + 1]` and the keys likewise. Bounds start
 /// at 0, never decrease and end at the number of tokens (the caller's promise: values are not checked
 /// here); the last may be repeated, so that their number depends on no value. `logsumexp` [num_heads, tokens_q] f32.

@@ -120,7 +120,7 @@ pub fn table(head_dim: usize, theta: f64, scaling: &RopeScaling, max_positions: 
 /// (a, b) the element i of the two halves:
 /// `a' = fma(a, c, -(b · s))`, `b' = fma(b, c, a · s)`, in f32, rounded to the storage type.
 ///
-/// Shapes: `positions` [tokens] u32, each below max_positions (the caller's promise: values are not
+/// Shapes: `positions` `[tokens]` u32, each below max_positions (the caller's promise: values are not
 /// checked here); `table` [max_positions, head_dim] f32 as made by [`table`]; `x` [tokens, heads, head_dim]
 /// f32 or bf16.
 pub fn forward<D: Device>(

@@ -106,35 +106,58 @@ fn run_document<X: Float>(shape: AttentionShape, inputs: Inputs<'_, X>, document
     let Sums { dq, dk, dv } = sums;
     let q_piece = BLOCK * shape.num_heads * shape.head_dim;
     let k_piece = BLOCK * shape.num_kv_heads * shape.head_dim;
-    // The gradients of a block are zeroed when its first pair, on the main diagonal, is visited; blocks
-    // that the main diagonal misses are zeroed here.
-    let square = document.queries.len().div_ceil(BLOCK).min(document.keys.len().div_ceil(BLOCK));
-    for (gradient, piece) in [(&mut *dq, q_piece), (&mut *dk, k_piece), (&mut *dv, k_piece)] {
-        gradient.iter_mut().skip(square * piece).for_each(|gradient| *gradient = 0.0);
-    }
     let q_blocks = document.queries.len().div_ceil(BLOCK);
     let k_blocks = document.keys.len().div_ceil(BLOCK);
-    let from_main = (0..q_blocks).map(|q| (q, 0)).chain((1..k_blocks).map(|k| (0, k)));
-    for (first_q, first_k) in from_main {
-        let dq = dq.par_chunks_mut(q_piece).skip(first_q);
-        let dk = dk.par_chunks_mut(k_piece).skip(first_k);
-        let dv = dv.par_chunks_mut(k_piece).skip(first_k);
+    // A block's gradients are zeroed when its pair on the main diagonal is visited; those of blocks that
+    // the main diagonal misses are zeroed here.
+    let square = q_blocks.min(k_blocks);
+    for (gradient, piece) in [(&mut *dq, q_piece), (&mut *dk, k_piece), (&mut *dv, k_piece)] {
+        if let Some(missed) = gradient.get_mut(square * piece..) {
+            missed.fill(0.0);
+        }
+    }
+    let diagonals = (0..q_blocks).map(|q| (q, 0)).chain((1..k_blocks).map(|k| (0, k)));
+    for (first_q, first_k) in diagonals {
         let is_main = first_q == 0 && first_k == 0;
+        let pair = |i| {
+            let queries = block(first_q + i, document.queries.len());
+            (queries, block(first_k + i, document.keys.len()))
+        };
+        let pairs = (q_blocks - first_q).min(k_blocks.saturating_sub(first_k));
+        let is_visible = |i| sees_any(shape, document, pair(i));
+        if !is_main && !(0..pairs).any(is_visible) {
+            continue;
+        }
+        let dq = dq[first_q * q_piece..].par_chunks_mut(q_piece);
+        let dk = dk[first_k * k_piece..].par_chunks_mut(k_piece);
+        let dv = dv[first_k * k_piece..].par_chunks_mut(k_piece);
         dq.zip(dk.zip(dv)).enumerate().for_each(|(i, (dq, (dk, dv)))| {
             if is_main {
                 for gradient in [&mut *dq, &mut *dk, &mut *dv] {
                     gradient.fill(0.0);
                 }
             }
-            let queries = block(first_q + i, document.queries.len());
-            let keys = block(first_k + i, document.keys.len());
-            run_pair(shape, inputs, document, queries, keys, Sums { dq, dk, dv });
+            if is_visible(i) {
+                let (queries, keys) = pair(i);
+                run_pair(shape, inputs, document, queries, keys, Sums { dq, dk, dv });
+            }
         });
     }
 }
 
 fn block(index: usize, len: usize) -> Range<usize> {
     index * BLOCK..len.min((index + 1) * BLOCK)
+}
+
+/// Whether any of the queries sees any of the keys.
+fn sees_any(
+    shape: AttentionShape,
+    document: &Document,
+    (queries, keys): (Range<usize>, Range<usize>),
+) -> bool {
+    let first = document.visible(shape.window, queries.start).start;
+    let end = document.visible(shape.window, queries.end - 1).end;
+    keys.start < end && first < keys.end
 }
 
 fn run_pair<X: Float>(
@@ -145,11 +168,6 @@ fn run_pair<X: Float>(
     keys: Range<usize>,
     sums: Sums<'_>,
 ) {
-    let first = document.visible(shape.window, queries.start).start;
-    let end = document.visible(shape.window, queries.end - 1).end;
-    if keys.start >= end || keys.end <= first {
-        return;
-    }
     let (head_dim, width) = (shape.head_dim, padded(shape.head_dim));
     let staged = if is_staged::<X>(head_dim) { 2 * KEY_BLOCK * width } else { 0 };
     let len = LANES * (5 * width + 2 * KEY_BLOCK) + staged;

@@ -120,46 +120,79 @@ impl<X: Float> WithSimd for Task<'_, X> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Task { shape, inputs, document, queries, kv_heads, out, logsumexp, mut scratch } = self;
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let shape = self.shape;
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let rows = LANES * padded(shape.head_dim);
+        let mut tiles = Tiles {
+            q_columns: take(&mut scratch, rows),
+            sums: take(&mut scratch, rows),
+            weights: take(&mut scratch, KEY_BLOCK * LANES),
+            keys: scratch,
+        };
+        for kv_head in self.kv_heads.clone() {
+            for start in (0..self.queries.len() * shape.group()).step_by(LANES) {
+                let panel = Panel::new(shape, self.document, &self.queries, kv_head, start);
+                let softmax = self.run_panel(simd, kv_head, &panel, &mut tiles);
+                self.write(&panel, &softmax, tiles.sums);
+            }
+        }
+    }
+}
+
+/// Scratch of one panel.
+struct Tiles<'a> {
+    /// Queries times the scale of the logits, [padded head_dim, LANES].
+    q_columns: &'a mut [f32],
+    /// Weighted sums of values, [LANES, padded head_dim].
+    sums: &'a mut [f32],
+    /// [KEY_BLOCK, LANES]; logits first.
+    weights: &'a mut [f32],
+    /// Two tiles of keys and values, where they are not read in place.
+    keys: &'a mut [f32],
+}
+
+impl<X: Float> Task<'_, X> {
+    /// Leaves the panel's weighted sums of values in `tiles.sums`.
+    #[inline(always)]
+    fn run_panel<S: Simd>(&self, simd: S, kv_head: usize, panel: &Panel, tiles: &mut Tiles<'_>) -> Softmax {
+        let Task { shape, inputs, document, .. } = *self;
         let (head_dim, width) = (shape.head_dim, padded(shape.head_dim));
-        let columns = take(&mut scratch, width * LANES);
-        let sums = take(&mut scratch, LANES * width);
-        let weights = take(&mut scratch, KEY_BLOCK * LANES);
-        let heads = kv_heads.len() * shape.group();
-        for kv_head in kv_heads.clone() {
-            for start in (0..queries.len() * shape.group()).step_by(LANES) {
-                let panel = Panel::new(shape, document, &queries, kv_head, start);
-                let q = &inputs.q[document.queries.start * shape.num_heads * head_dim..];
-                panel.pack(shape, q, shape.scale(), sums);
-                transpose(head_dim, sums, columns);
-                sums.fill(0.0);
-                let mut softmax = Softmax::new();
-                let mut keys = panel.keys();
-                while !keys.is_empty() {
-                    let block = keys.start..keys.end.min(keys.start + KEY_BLOCK);
-                    keys.start = block.end;
-                    let count = block.len();
-                    let first_key = document.keys.start;
-                    let rows = first_key + block.start..first_key + block.end;
-                    let (k_tile, v_tile) = scratch.split_at_mut(scratch.len() / 2);
-                    let k = key_rows(shape, inputs.k, rows.clone(), kv_head, k_tile);
-                    let v = key_rows(shape, inputs.v, rows, kv_head, v_tile);
-                    logits(simd, k, count, head_dim, columns, panel.lanes(), weights);
-                    panel.mask(block, weights);
-                    let decay = softmax.exponentiate(&mut weights[..count * LANES]);
-                    mix(simd, weights, panel.rows, count, v, width, &decay, sums);
-                }
-                for row in 0..panel.rows {
-                    let (query, head) = panel.at[row];
-                    let at = (query - queries.start) * heads + head - kv_heads.start * shape.group();
-                    let (inverse, log) = softmax.finish(row);
-                    logsumexp[at] = log;
-                    let out = &mut out[at * head_dim..][..head_dim];
-                    for (out, sum) in out.iter_mut().zip(&sums[row * width..]) {
-                        *out = X::from_f32(sum * inverse);
-                    }
-                }
+        let q = &inputs.q[document.queries.start * shape.num_heads * head_dim..];
+        panel.pack(shape, q, shape.scale(), tiles.sums);
+        transpose(head_dim, tiles.sums, tiles.q_columns);
+        tiles.sums.fill(0.0);
+        let mut softmax = Softmax::new();
+        let mut keys = panel.keys();
+        while !keys.is_empty() {
+            let block = keys.start..keys.end.min(keys.start + KEY_BLOCK);
+            keys.start = block.end;
+            let count = block.len();
+            let rows = document.keys.start + block.start..document.keys.start + block.end;
+            let (k_tile, v_tile) = tiles.keys.split_at_mut(tiles.keys.len() / 2);
+            let k = key_rows(shape, inputs.k, rows.clone(), kv_head, k_tile);
+            let v = key_rows(shape, inputs.v, rows, kv_head, v_tile);
+            logits(simd, k, count, head_dim, tiles.q_columns, panel.lanes(), tiles.weights);
+            panel.mask(block, tiles.weights);
+            let decay = softmax.exponentiate(&mut tiles.weights[..count * LANES]);
+            mix(simd, tiles.weights, panel.rows, count, v, width, &decay, tiles.sums);
+        }
+        softmax
+    }
+
+    /// Divides the sums by those of the weights, and stores them and logsumexp.
+    #[inline(always)]
+    fn write(&mut self, panel: &Panel, softmax: &Softmax, sums: &[f32]) {
+        let head_dim = self.shape.head_dim;
+        let group = self.shape.group();
+        let heads = self.kv_heads.start * group..self.kv_heads.end * group;
+        for (row, sums) in sums.chunks_exact(padded(head_dim)).take(panel.rows).enumerate() {
+            let (query, head) = panel.at[row];
+            let at = (query - self.queries.start) * heads.len() + head - heads.start;
+            let (inverse, logsumexp) = softmax.finish(row);
+            self.logsumexp[at] = logsumexp;
+            for (out, sum) in self.out[at * head_dim..][..head_dim].iter_mut().zip(sums) {
+                *out = X::from_f32(sum * inverse);
             }
         }
     }

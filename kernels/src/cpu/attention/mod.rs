@@ -145,5 +145,5 @@ fn padded(head_dim: usize) -> usize {
 
 /// Whether keys and values must be copied into f32 tiles, or are read in place.
 fn is_staged<X: Float>(head_dim: usize) -> bool {
-    X::DTYPE != crate::DType::F32 || head_dim % ALIGN != 0
+    X::DTYPE != crate::DType::F32 || !head_dim.is_multiple_of(ALIGN)
 }

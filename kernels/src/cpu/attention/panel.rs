@@ -68,9 +68,9 @@ impl Panel {
         }
         for (key, logits) in keys.zip(logits.chunks_exact_mut(LANES)) {
             let key = key as u32;
-            for lane in 0..LANES {
-                let visible = (self.begin[lane] <= key) & (key < self.end[lane]);
-                logits[lane] = if visible { logits[lane] } else { f32::NEG_INFINITY };
+            for (logit, (begin, end)) in logits.iter_mut().zip(self.begin.iter().zip(&self.end)) {
+                let visible = (*begin <= key) & (key < *end);
+                *logit = if visible { *logit } else { f32::NEG_INFINITY };
             }
         }
     }

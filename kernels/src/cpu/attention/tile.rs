@@ -241,9 +241,7 @@ fn by_columns<S: Simd, const R: usize, const V: usize>(
 fn store<S: Simd, const R: usize, const V: usize>(sums: &[[S::f32s; V]; R], out: &mut [f32], stride: usize) {
     for (r, sums) in sums.iter().enumerate() {
         let out = S::as_mut_simd_f32s(&mut out[r * stride..][..V * S::F32_LANES]).0;
-        for v in 0..V {
-            out[v] = sums[v];
-        }
+        out.copy_from_slice(sums);
     }
 }
 
