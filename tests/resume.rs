@@ -31,6 +31,12 @@ fn checkpoint_entries(run: &Run) -> Vec<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
+/// Of the folders with weights alone.
+fn assert_equal_weights(a: &Run, b: &Run, step: u64) {
+    let weights = |run: &Run| run.dir().join(format!("weights/step-{step:08}")).display().to_string();
+    tisserand(["checkpoint", "diff", &weights(a), &weights(b)]);
+}
+
 fn is_saving(run: &Run) -> bool {
     checkpoint_entries(run).iter().any(|name| name.ends_with(".tmp") && name.starts_with("step-"))
 }
@@ -58,7 +64,7 @@ fn five_steps_a_crash_and_five_steps_are_ten() {
 #[test]
 fn a_crash_at_any_moment_loses_nothing_that_was_saved() {
     const CRASHES: usize = 20;
-    let sets = ["checkpoint.every_steps=1", "run.threads=2"];
+    let sets = ["checkpoint.every_steps=1", "checkpoint.weights_every_steps=2", "run.threads=2"];
     let whole = Run::new(&sets);
     let start = Instant::now();
     whole.exits(0);
@@ -92,6 +98,9 @@ fn a_crash_at_any_moment_loses_nothing_that_was_saved() {
         run.exits(0);
         run.assert_equals(&whole);
         assert!(!is_saving(&run), "the leavings of a crash were not cleared");
+        for step in [2, 4, 6, 8, 10] {
+            assert_equal_weights(&run, &whole, step);
+        }
     }
     println!("{inside_a_save} of {crashes} crashes inside of a save");
     assert!(inside_a_save >= 3, "only {inside_a_save} of {crashes} crashes hit inside of a save");
@@ -142,9 +151,11 @@ fn the_time_limit_stops_with_a_checkpoint_and_every_start_makes_progress() {
     assert_eq!(limited.status()["state"], "finished");
     limited.assert_equals(&whole);
     for step in [2, 4] {
-        let weights = |run: &Run| run.dir().join(format!("weights/step-{step:08}")).display().to_string();
-        tisserand(["checkpoint", "diff", &weights(&whole), &weights(&limited)]);
+        assert_equal_weights(&limited, &whole, step);
     }
+    let trainer = fs::read_to_string(limited.checkpoint(4).join("trainer.json")).unwrap();
+    let trainer: serde_json::Value = serde_json::from_str(&trainer).unwrap();
+    assert!(trainer["trainer"]["elapsed_seconds"].as_f64().unwrap() > 0.0, "{trainer}");
 }
 
 #[test]

@@ -52,7 +52,8 @@ fn a_run_goes_on_with_other_threads_and_recompute_bit_for_bit() {
 /// micro-batches would be another loss.
 #[test]
 fn the_micro_batch_changes_the_loss_by_rounding_only() {
-    let sets = ["training.global_batch=8", "training.micro_batch=8", "training.steps=5", "eval.every_steps=0"];
+    let sets =
+        ["training.global_batch=8", "training.micro_batch=8", "training.steps=5", "eval.every_steps=0"];
     for mask in ["data.document_mask=true", "data.document_mask=false"] {
         let mut whole = Run::new(&sets);
         whole.set(&[mask]);
@@ -67,6 +68,14 @@ fn the_micro_batch_changes_the_loss_by_rounding_only() {
             };
             let error = difference(&norms(&parts), &norms(&whole));
             assert!(error <= 1e-4, "{mask} {micro_batch}: gradient norm: {error:e}");
+
+            // Also from one job to the next.
+            let mut changed = whole.and(&["run.max_minutes=1e-6"]);
+            changed.exits(75);
+            changed.set(&["run.max_minutes=0", micro_batch]);
+            changed.exits(0);
+            let error = difference(&changed.losses(), &whole.losses());
+            assert!(error <= 1e-5, "{mask} {micro_batch} from step 2 on: {error:e}");
         }
     }
 }
@@ -115,6 +124,8 @@ fn losses_and_architectures_train_and_resume() {
         &["model.architecture=qwen3", "model.head_dim=32", "precision.compute=bf16"],
         &["model.architecture=mistral", "model.sliding_window=8"],
         &["data.document_mask=false", "optimizer.grad_clip=0"],
+        &["data.skip=[[2, 4]]", "schedule.name=wsd"],
+        &["log.every_steps=3", "eval.every_steps=7"],
         &["optimizer.groups=[{ match = \"*embed*\", lr_scale = 0.5, weight_decay = 0.0 }]"],
     ];
     for sets in variants {

@@ -16,6 +16,15 @@ use tisserand_runtime::data::TokenFileWriter;
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/llama-tiny");
 
+/// The first update throws the weights so far that every later forward pass overflows.
+const DIVERGES: [&str; 5] = [
+    "optimizer.lr=1e30",
+    "optimizer.grad_clip=0",
+    "schedule.name=constant",
+    "schedule.warmup_steps=0",
+    "eval.every_steps=0",
+];
+
 /// Everything below a folder, itself included.
 fn below(path: &Path) -> Vec<PathBuf> {
     let mut found = vec![path.to_owned()];
@@ -41,18 +50,16 @@ fn values(folder: &Path) -> Vec<f32> {
 }
 
 #[test]
-fn files_follow_the_umask() {
-    for (umask, file_mode, folder_mode) in [("027", 0o640, 0o750), ("002", 0o664, 0o775)] {
+fn files_follow_the_umask_and_the_group() {
+    let own_group = nix::unistd::Group::from_gid(nix::unistd::getgid()).unwrap().unwrap().name;
+    for (umask, group, file_mode, folder_mode) in
+        [("027", "", 0o640, 0o750), ("002", "", 0o664, 0o775), ("077", own_group.as_str(), 0o640, 0o2750)]
+    {
         let texts = tempfile::tempdir().unwrap();
         write_texts(texts.path());
-        let mut run = Run::new(&["log.tensorboard=true", "checkpoint.weights_every_steps=5"]);
-        let pattern = texts.path().join("*.txt").display().to_string();
-        run.set(&[
-            "data.sources=[]",
-            &format!("data.prepare.text=[{pattern:?}]"),
-            "data.prepare.vocab_size=300",
-            "tokenizer.path=",
-        ]);
+        let sets = ["log.tensorboard=true", "checkpoint.weights_every_steps=5"];
+        let mut run = Run::prepared(texts.path(), &sets);
+        run.set(&[&format!("run.group={group:?}")]);
         let train = run.command();
         let output = Command::new("sh")
             .args(["-c", &format!("umask {umask}; exec \"$@\""), "sh"])
@@ -80,13 +87,10 @@ fn the_weights_of_a_checkpoint_are_a_hugging_face_folder() {
     assert_eq!(config["architectures"], serde_json::json!(["LlamaForCausalLM"]));
     assert_eq!((&config["vocab_size"], &config["hidden_size"]), (&320.into(), &32.into()));
     assert!(weights.join("tokenizer.json").is_file());
-    let index = fs::read(weights.join("model.safetensors.index.json")).unwrap();
-    let index: Value = serde_json::from_slice(&index).unwrap();
-    for (name, file) in index["weight_map"].as_object().unwrap() {
-        let bytes = fs::read(weights.join(file.as_str().unwrap())).unwrap();
-        assert!(SafeTensors::deserialize(&bytes).unwrap().tensor(name).is_ok(), "{name}");
-    }
-    assert!(index["weight_map"]["model.layers.1.self_attn.q_proj.weight"].is_string());
+    let bytes = fs::read(weights.join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.tensor("model.layers.1.self_attn.q_proj.weight").unwrap().shape(), [32, 32]);
+    assert_eq!(tensors.tensor("lm_head.weight").unwrap().shape(), [320, 32]);
     // It opens as one, without anything around it.
     let alone = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(&weights).unwrap() {
@@ -109,7 +113,8 @@ fn a_run_starts_from_a_checkpoint() {
     // Everything: the same run in another folder.
     let all = first.and(&["init.load=all"]);
     all.exits(0);
-    let tail = |run: &Run| -> Vec<_> { run.history().into_iter().filter(|((step, _), _)| *step > 6).collect() };
+    let tail =
+        |run: &Run| -> Vec<_> { run.history().into_iter().filter(|((step, _), _)| *step > 6).collect() };
     assert_eq!(tail(&all), tail(&first));
     assert_eq!(all.history().len(), tail(&all).len());
     assert_eq!(all.digest(), first.digest());
@@ -173,17 +178,8 @@ fn a_run_starts_from_a_hugging_face_folder() {
 
 #[test]
 fn steps_that_are_not_finite_are_skipped_counted_and_end_the_run() {
-    // The first update throws the weights so far that every later forward pass overflows.
-    let sets = [
-        "optimizer.lr=1e30",
-        "optimizer.grad_clip=0",
-        "schedule.name=constant",
-        "schedule.warmup_steps=0",
-        "training.max_skipped_steps=4",
-        "checkpoint.every_steps=1",
-        "eval.every_steps=0",
-    ];
-    let run = Run::new(&sets);
+    let mut run = Run::new(&DIVERGES);
+    run.set(&["training.max_skipped_steps=4", "checkpoint.every_steps=1"]);
     let message = run.exits(1);
     assert!(message.contains("4 steps in a row from step 2 on were not finite"), "{message}");
     assert!(message.contains("gradient of model.") && message.contains("hint: "), "{message}");
@@ -191,13 +187,15 @@ fn steps_that_are_not_finite_are_skipped_counted_and_end_the_run() {
     let status = run.status();
     assert_eq!((&status["state"], &status["exit_code"]), (&"failed".into(), &1.into()));
     assert!(message.contains(status["message"].as_str().unwrap()), "{status}");
+    let log = fs::read_to_string(run.dir().join("jobs/0001-local/rank0.log")).unwrap();
+    assert!(log.contains(message.lines().last().unwrap()), "{log}");
 
     let skipped: Vec<u64> =
         run.records("step").iter().map(|step| step["skipped"].as_u64().unwrap()).collect();
     assert_eq!(skipped, [0, 1, 2, 3]);
     assert!(values(&run.checkpoint(4)).iter().all(|value| value.is_finite()));
-    let digest = |step| tisserand(["checkpoint", "digest", run.checkpoint(step).to_str().unwrap()]);
-    assert_eq!(digest(3), digest(4), "a skipped step changed the state");
+    let [before, after] = [3, 4].map(|step| run.checkpoint(step).display().to_string());
+    tisserand(["checkpoint", "diff", &before, &after]);
 
     // The count goes on where it was.
     let again = run.exits(1);
@@ -206,15 +204,9 @@ fn steps_that_are_not_finite_are_skipped_counted_and_end_the_run() {
 
 #[test]
 fn skipped_steps_survive_a_resume_bit_for_bit() {
-    let sets = [
-        "optimizer.lr=1e30",
-        "optimizer.grad_clip=0",
-        "schedule.warmup_steps=0",
-        "training.max_skipped_steps=1000",
-        "training.steps=30",
-        "eval.every_steps=0",
-    ];
-    let whole = Run::new(&sets);
+    let mut whole = Run::new(&DIVERGES);
+    // Between log lines the host does not know how many steps were skipped.
+    whole.set(&["training.max_skipped_steps=1000", "training.steps=30", "log.every_steps=4"]);
     whole.exits(0);
     let mut parts = whole.and(&["run.max_minutes=1e-6"]);
     for _ in 0..4 {
@@ -247,11 +239,35 @@ fn eval_generate_and_data_order_agree_with_the_run() {
 
         let dir = run.dir_name();
         let generate = |seed: &str| {
-            let options = ["--prompt", "the weaver", "--max-tokens", "40", "--temperature", "1", "--seed", seed];
+            let options =
+                ["--prompt", "the weaver", "--max-tokens", "40", "--temperature", "1", "--seed", seed];
             tisserand(["generate", "--checkpoint", &dir].into_iter().chain(options))
         };
         assert_eq!(generate("1"), generate("1"));
         assert_ne!(generate("1"), generate("2"));
         assert!(generate("1").starts_with("the weaver"));
     }
+}
+
+#[test]
+fn a_run_keeps_the_prepared_data_that_it_began_with() {
+    let texts = tempfile::tempdir().unwrap();
+    write_texts(texts.path());
+    let whole = Run::prepared(texts.path(), &[]);
+    whole.exits(0);
+    let mut parts = Run::prepared(texts.path(), &["run.max_minutes=1e-6"]);
+    parts.exits(75);
+    // Ends without a checkpoint.
+    let mut failed = Run::prepared(texts.path(), &DIVERGES);
+    failed.set(&["training.max_skipped_steps=1"]);
+    failed.exits(1);
+
+    fs::write(texts.path().join("new.txt"), "another document. ".repeat(50)).unwrap();
+    parts.set(&["run.max_minutes=0"]);
+    parts.exits(0);
+    parts.assert_equals(&whole);
+    let built = |run: &Run| fs::read_to_string(run.dir().join("data/prepare.json")).unwrap();
+    assert_eq!(built(&failed), built(&parts));
+    failed.exits(1);
+    assert_ne!(built(&failed), built(&parts));
 }

@@ -176,6 +176,22 @@ tensorboard = false
         self.sets.extend(sets.iter().map(|set| (*set).to_owned()));
     }
 
+    /// A run that builds tokenizer and token file from these texts first.
+    pub(crate) fn prepared(texts: &Path, sets: &[&str]) -> Run {
+        let run = Run::new(sets);
+        let path = run.temp.path().join("run.toml");
+        let mut table: toml::Table = fs::read_to_string(&path).unwrap().parse().unwrap();
+        table.remove("tokenizer");
+        let data = table["data"].as_table_mut().unwrap();
+        data.remove("sources");
+        let mut prepare = toml::Table::new();
+        prepare.insert("vocab_size".to_owned(), 300.into());
+        prepare.insert("text".to_owned(), vec![texts.join("*.txt").display().to_string()].into());
+        data.insert("prepare".to_owned(), prepare.into());
+        fs::write(&path, table.to_string()).unwrap();
+        run
+    }
+
     /// The run folder.
     pub(crate) fn dir(&self) -> PathBuf {
         self.temp.path().join("run")

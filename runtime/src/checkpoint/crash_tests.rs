@@ -31,7 +31,7 @@ enum Plan {
 
 impl Trap {
     fn disk(plan: Plan) -> Disk {
-        Disk { trap: Trap { plan: Some(plan), ..Trap::default() } }
+        Disk { trap: Trap { plan: Some(plan), ..Trap::default() }, ..Disk::default() }
     }
 
     /// Counts an operation.
@@ -65,7 +65,8 @@ fn job(dir: &Path, step: u64, value: f32, keep_last: Option<usize>) -> SaveJob {
         tokenizer: None,
         mesh: MeshAxes::default(),
     };
-    let options = SaveOptions { max_file_bytes: 24, optimizer_files: 2, threads: 1 };
+    let options =
+        SaveOptions { max_file_bytes: 24, optimizer_files: 2, threads: 1, ..SaveOptions::default() };
     let retention = keep_last.map(|keep_last| Retention { keep_last, ..Retention::default() });
     SaveJob { checkpoints_dir: dir.into(), snapshot, documents, options, retention }
 }

@@ -7,16 +7,24 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use crate::files::Access;
 use crate::{Error, Result};
 
 /// The file system, as the writers see it.
 #[derive(Debug, Default)]
 pub(super) struct Disk {
+    /// Who may read what is created.
+    access: Access,
     #[cfg(test)]
     pub(super) trap: super::crash_tests::Trap,
 }
 
 impl Disk {
+    /// Files and folders get this access as they are created.
+    pub(super) fn new(access: Access) -> Self {
+        Disk { access, ..Self::default() }
+    }
+
     #[cfg(not(test))]
     fn gate(&self) -> io::Result<()> {
         Ok(())
@@ -34,23 +42,29 @@ impl Disk {
 
     /// Creates a folder and the folders above it, unless it is there.
     pub(super) fn create_dir_all(&self, path: &Path) -> Result<()> {
-        self.run("create folder", path, || fs::create_dir_all(path))
+        let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
+        let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+        self.run("create folder", path, || fs::create_dir_all(path))?;
+        missing.into_iter().try_for_each(|dir| self.access.share(dir))
     }
 
     /// Creates or replaces a small file and syncs it.
     pub(super) fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let file = self.run("create", path, || File::create(path))?;
+        self.access.share(path)?;
         self.run("write", path, || (&file).write_all(bytes))?;
         self.sync_file(&file, path)
     }
 
     /// Creates a file of this size, to be filled by positioned writes.
     pub(super) fn create_sized(&self, path: &Path, size_bytes: u64) -> Result<File> {
-        self.run("create", path, || {
+        let file = self.run("create", path, || {
             let file = File::create(path)?;
             file.set_len(size_bytes)?;
             Ok(file)
-        })
+        })?;
+        self.access.share(path)?;
+        Ok(file)
     }
 
     /// Opens a file that another rank created.

@@ -42,13 +42,15 @@ impl Retention {
     }
 }
 
-/// Removes the checkpoints that `retention` does not keep and returns their steps. Folders that are not
-/// complete are left to the user.
+/// Clears what a crash left, removes the checkpoints that `retention` does not keep and returns their steps.
+/// Folders that are not complete are left to the user. No save may be under way.
 ///
 /// # Errors
 /// If a folder cannot be read or removed.
 pub fn prune(checkpoints_dir: &Path, retention: &Retention) -> Result<Vec<u64>> {
-    prune_on(&Disk::default(), checkpoints_dir, retention)
+    let disk = Disk::default();
+    tidy(&disk, checkpoints_dir)?;
+    prune_on(&disk, checkpoints_dir, retention)
 }
 
 pub(super) fn prune_on(disk: &Disk, checkpoints_dir: &Path, retention: &Retention) -> Result<Vec<u64>> {

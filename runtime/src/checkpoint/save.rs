@@ -68,7 +68,7 @@ pub struct Saved {
 /// With path and reason if the disk fails; then `step-N.tmp` is removed where possible and earlier
 /// checkpoints are as they were.
 pub fn save(job: &SaveJob) -> Result<Saved> {
-    save_on(Disk::default(), job)
+    save_on(Disk::new(job.options.access.clone()), job)
 }
 
 /// Writes the weights alone, as atomically as a checkpoint.
@@ -76,7 +76,7 @@ pub fn save(job: &SaveJob) -> Result<Saved> {
 /// # Errors
 /// As [`save`].
 pub fn save_weights(job: &WeightsJob) -> Result<Saved> {
-    let (disk, start) = (Disk::default(), Instant::now());
+    let (disk, start) = (Disk::new(job.options.access.clone()), Instant::now());
     disk.create_dir_all(&job.weights_dir)?;
     tidy(&disk, &job.weights_dir)?;
     match write_weights(&disk, job) {

@@ -17,10 +17,11 @@ use super::part_files::{PartFiles, SliceRecord};
 use super::retention::{OLD, TMP, remove_aside, tidy, with_suffix};
 use super::snapshot::Snapshot;
 use super::trainer_state::TrainerState;
+use crate::files::Access;
 use crate::{Error, Result};
 
 /// How files are cut and written. The same on every rank.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct SaveOptions {
     /// Bytes of tensors after which a new weights file begins.
     pub max_file_bytes: u64,
@@ -28,11 +29,13 @@ pub struct SaveOptions {
     pub optimizer_files: usize,
     /// Threads that hash and write, per rank. One hashes 1 to 4 GB/s.
     pub threads: usize,
+    /// Who may read the files.
+    pub access: Access,
 }
 
 impl Default for SaveOptions {
     fn default() -> Self {
-        SaveOptions { max_file_bytes: 5_000_000_000, optimizer_files: 1, threads: 2 }
+        SaveOptions { max_file_bytes: 5_000_000_000, optimizer_files: 1, threads: 2, access: Access::umask() }
     }
 }
 
@@ -72,7 +75,7 @@ impl StepWriter {
         optimizer: Vec<TensorSpec>,
         options: &SaveOptions,
     ) -> Result<Self> {
-        Self::create_on(Disk::default(), checkpoints_dir, step, weights, optimizer, options)
+        Self::create_on(Disk::new(options.access.clone()), checkpoints_dir, step, weights, optimizer, options)
     }
 
     pub(super) fn create_on(
@@ -110,7 +113,7 @@ impl StepWriter {
         optimizer: Vec<TensorSpec>,
         options: &SaveOptions,
     ) -> Result<Self> {
-        let disk = Disk::default();
+        let disk = Disk::new(options.access.clone());
         let (weights, optimizer) =
             Self::open(&disk, PartFiles::join, checkpoints_dir, step, weights, optimizer, options)?;
         let (checkpoints_dir, threads) = (checkpoints_dir.into(), options.threads);

@@ -69,6 +69,11 @@ impl Logger {
         });
     }
 
+    /// `error: text` to the log file alone: whoever gets the error shows it.
+    pub fn error(&self, text: &str) {
+        self.write("error: ", text, |_| ());
+    }
+
     /// Moves the progress bar: `step` of `total_steps`, and a few words.
     pub fn progress(&self, step: u64, total_steps: u64, words: &str) {
         if let Some(bar) = &self.bar {

@@ -201,7 +201,7 @@ impl Report {
     }
 }
 
-/// A finished run was started again: says so and leaves everything as it is. Only a job that died between its
+/// A finished run was started again: says so and leaves what it wrote as it is. Only a job that died between its
 /// last checkpoint and its last word leaves a status to be put right.
 pub fn still_finished(folder: &RunFolder, logger: &Logger, state: &TrainerState, total: u64) -> Result<()> {
     let message = format!("finished: all {total} steps are done");

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::engine::{Engine, Part};
 use crate::error::Result;
 use crate::hf_config;
+use crate::run::RunFolder;
 use crate::tokenizer::Tokenizer;
 
 /// What the optimizer part of a checkpoint holds, and the prefixes of the names there.
@@ -23,6 +24,7 @@ pub struct Saving {
     checkpoints_dir: PathBuf,
     weights_dir: PathBuf,
     retention: Retention,
+    options: SaveOptions,
     every_steps: Option<u64>,
     every: Option<Duration>,
     weights_every_steps: Option<u64>,
@@ -37,21 +39,14 @@ pub struct Saving {
 
 impl Saving {
     /// Starts the thread.
-    pub fn new(
-        config: &Config,
-        run_dir: &Path,
-        tokenizer: Option<PathBuf>,
-    ) -> Result<Self> {
+    pub fn new(config: &Config, folder: &RunFolder, tokenizer: Option<PathBuf>) -> Result<Self> {
         let policy = &config.checkpoint;
         Ok(Saving {
             saver: BackgroundSaver::start()?,
-            checkpoints_dir: run_dir.join("checkpoints"),
-            weights_dir: run_dir.join("weights"),
-            retention: Retention {
-                keep_last: policy.keep_last,
-                keep_every_steps: policy.keep_every_steps,
-                keep_every_tokens: None,
-            },
+            checkpoints_dir: folder.checkpoints(),
+            weights_dir: folder.dir().join("weights"),
+            options: SaveOptions { access: folder.access().clone(), ..SaveOptions::default() },
+            retention: retention(config),
             every_steps: policy.every_steps,
             every: policy.every_minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes)),
             weights_every_steps: policy.weights_every_steps,
@@ -114,7 +109,7 @@ impl Saving {
             checkpoints_dir: self.checkpoints_dir.clone(),
             snapshot,
             documents,
-            options: SaveOptions::default(),
+            options: self.options.clone(),
             retention: Some(self.retention),
         }))?;
         self.last_save = Instant::now();
@@ -130,8 +125,18 @@ impl Saving {
             weights: weights(engine)?,
             config_json: self.config_json.clone(),
             tokenizer: self.tokenizer.clone(),
-            options: SaveOptions::default(),
+            options: self.options.clone(),
         }))
+    }
+}
+
+/// Which checkpoints the run keeps.
+pub fn retention(config: &Config) -> Retention {
+    let policy = &config.checkpoint;
+    Retention {
+        keep_last: policy.keep_last,
+        keep_every_steps: policy.keep_every_steps,
+        keep_every_tokens: None,
     }
 }
 

@@ -10,13 +10,12 @@ use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::ops::step_scalars::StepScalars;
 
 use super::evaluation::ValidationData;
-use crate::checkpoint::{
-    self, CheckpointReader, HfFolder, Latest, Source as CheckpointSource, TrainerState,
-};
+use crate::checkpoint::{self, CheckpointReader, HfFolder, Latest, Source as CheckpointSource, TrainerState};
 use crate::config::{Config, InitLoad, RecomputeMode};
 use crate::data::{self, BatchShape, Dataset, DatasetConfig, StepOrder, ValidationSet};
 use crate::engine::{Engine, Part};
 use crate::error::{Error, Result};
+use crate::files::io_error;
 use crate::log::{Logger, units};
 use crate::model::Transformer;
 use crate::model::block::Recompute;
@@ -220,6 +219,9 @@ fn open_corpus(config: &Config, folder: &RunFolder, logger: &Logger, quiet: bool
         let when_changed =
             if begun { data::prepare::WhenChanged::Keep } else { data::prepare::WhenChanged::Rebuild };
         let prepared = data::prepare(&prepare, &dir, when_changed, progress)?;
+        if let data::Outcome::Built(_) = prepared.outcome {
+            share_all(folder, &dir)?;
+        }
         logger.line(&describe_prepared(&prepared, prepare.vocab_size));
         tokenizer_path = Some(prepared.tokenizer);
         sources.push(data::Source {
@@ -239,6 +241,16 @@ fn open_corpus(config: &Config, folder: &RunFolder, logger: &Logger, quiet: bool
         None => None,
     };
     Ok(Corpus { dataset, validation, tokenizer: tokenizer_path, unigram_entropy })
+}
+
+/// Gives a folder and its files to `run.group`.
+fn share_all(folder: &RunFolder, dir: &Path) -> Result<()> {
+    let fail = |error: std::io::Error| io_error("read folder", dir, &error);
+    folder.access().share(dir)?;
+    for entry in std::fs::read_dir(dir).map_err(fail)? {
+        folder.access().share(&entry.map_err(fail)?.path())?;
+    }
+    Ok(())
 }
 
 fn config_sources(config: &Config) -> impl Iterator<Item = data::Source> + '_ {

@@ -7,9 +7,9 @@ use tisserand_kernels::ops::step_scalars::StepScalars;
 
 use super::Outcome;
 use super::report::{self, Report};
-use super::saving::Saving;
+use super::saving::{self, Saving};
 use super::setup::{Run, batch_shape};
-use crate::checkpoint::Saved;
+use crate::checkpoint::{self, Saved};
 use crate::config::PlanCheck;
 use crate::data::{Loader, LoaderConfig, StepBatch};
 use crate::engine::Part;
@@ -34,10 +34,17 @@ impl Trainer {
     pub fn run(run: Run) -> Result<Outcome> {
         let (step, total) = (run.state.step, run.config.training.steps);
         if step >= total {
+            // The job before may have died while it removed older checkpoints.
+            checkpoint::prune(&run.folder.checkpoints(), &saving::retention(&run.config))?;
             report::still_finished(&run.folder, &run.logger, &run.state, total)?;
             return Ok(Outcome::Finished);
         }
-        Trainer::new(run)?.steps()
+        let logger = Arc::clone(&run.logger);
+        let ended = Trainer::new(run).and_then(Trainer::steps);
+        if let Err(error) = &ended {
+            logger.error(&error.to_string());
+        }
+        ended
     }
 
     fn new(run: Run) -> Result<Self> {
@@ -60,7 +67,7 @@ impl Trainer {
                 first_step: run.state.step,
             },
         )?;
-        let saving = Saving::new(&run.config, run.folder.dir(), run.tokenizer.clone())?;
+        let saving = Saving::new(&run.config, &run.folder, run.tokenizer.clone())?;
         let time_limit = TimeLimit::new(run.config.run.max_minutes, run.started);
         Ok(Trainer { run, loader, saving, report, time_limit, longest_step_s: 0.0, stall_s: 0.0 })
     }

@@ -54,7 +54,7 @@ pub(crate) fn documents(step: u64) -> Documents {
 }
 
 pub(crate) fn options(max_file_bytes: u64, optimizer_files: usize, threads: usize) -> SaveOptions {
-    SaveOptions { max_file_bytes, optimizer_files, threads }
+    SaveOptions { max_file_bytes, optimizer_files, threads, ..SaveOptions::default() }
 }
 
 /// A job of `RUN/checkpoints`.
