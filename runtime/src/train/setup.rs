@@ -110,7 +110,8 @@ impl Run {
         let logger = Arc::new(Logger::new(Some(&job.log_file()), options.quiet)?);
         notices.iter().for_each(|notice| logger.warn(notice));
 
-        let corpus = open_corpus(&config, &folder, &logger, options.quiet)?;
+        let newest = newest_checkpoint(&folder, &logger)?;
+        let corpus = open_corpus(&config, &folder, &logger, newest.is_some(), options.quiet)?;
         let order = StepOrder::new(config.training.global_batch, &skipped(&config))?;
         corpus.dataset.check_epochs(order.samples_of_run(config.training.steps))?;
 
@@ -121,16 +122,13 @@ impl Run {
         logger.line(&describe(&config, &plan, &device.description));
         let mut engine = (device.make)(model, step, plan.arena_bytes)?;
 
-        let newest = checkpoint::latest(&folder.checkpoints())?;
-        newest.warning.iter().for_each(|warning| logger.warn(warning));
-        let resumed_from = newest.checkpoint.map(|(_, dir)| dir);
-        let state = match &resumed_from {
+        let state = match &newest {
             Some(dir) => continue_run(engine.as_mut(), dir, config.run.seed)?,
             None => begin_run(engine.as_mut(), &config, &logger)?,
         };
         folder.write_run_toml(&options.run_toml)?;
         folder.write_resolved_toml(&config.to_toml())?;
-        let from_step = resumed_from.as_ref().map(|_| state.step);
+        let from_step = newest.as_ref().map(|_| state.step);
         folder.append_lineage(LineageEntry::now(&job_id, from_step, differences))?;
         let Corpus { dataset, validation, tokenizer, unigram_entropy } = corpus;
         Ok(Run {
@@ -148,7 +146,7 @@ impl Run {
             unigram_entropy,
             tokenizer,
             state,
-            resumed_from,
+            resumed_from: newest,
             job_id,
             started,
         })
@@ -189,8 +187,29 @@ fn check_changes(
     Ok(differences.into_iter().map(entry).collect())
 }
 
+/// The checkpoint to go on from, if the run has one. A run whose checkpoints are all damaged does not begin
+/// anew by itself: that would overwrite what may still be saved of them.
+fn newest_checkpoint(folder: &RunFolder, logger: &Logger) -> Result<Option<PathBuf>> {
+    let newest = checkpoint::latest(&folder.checkpoints())?;
+    match (newest.checkpoint, newest.warning) {
+        (None, Some(damage)) => Err(Error::input(format!(
+            "{damage}; hint: bring an undamaged checkpoint back, or use another run.dir to begin anew"
+        ))),
+        (checkpoint, warning) => {
+            warning.iter().for_each(|warning| logger.warn(warning));
+            Ok(checkpoint.map(|(_, dir)| dir))
+        }
+    }
+}
+
 /// Builds or opens datasets and tokenizer, and checks that they agree with the model.
-fn open_corpus(config: &Config, folder: &RunFolder, logger: &Logger, quiet: bool) -> Result<Corpus> {
+fn open_corpus(
+    config: &Config,
+    folder: &RunFolder,
+    logger: &Logger,
+    begun: bool,
+    quiet: bool,
+) -> Result<Corpus> {
     let mut tokenizer_path = config.tokenizer.path.clone();
     let mut sources: Vec<data::Source> = Vec::new();
     if let Some(prepare) = &config.data.prepare {
@@ -198,7 +217,6 @@ fn open_corpus(config: &Config, folder: &RunFolder, logger: &Logger, quiet: bool
         let dir = folder.dir().join("data");
         let progress = if quiet { data::Progress::Quiet } else { data::Progress::Stderr };
         // A run that has begun keeps the data that it began with.
-        let begun = folder.checkpoints().exists();
         let when_changed =
             if begun { data::prepare::WhenChanged::Keep } else { data::prepare::WhenChanged::Rebuild };
         let prepared = data::prepare(&prepare, &dir, when_changed, progress)?;
@@ -332,9 +350,9 @@ fn begin_run(engine: &mut dyn Engine, config: &Config, logger: &Logger) -> Resul
     let needs_optimizer = config.init.load != InitLoad::Weights;
     match resolved.source {
         CheckpointSource::HfFolder(dir) if needs_optimizer => Err(Error::input(format!(
-            "init.load = {:?} needs a checkpoint, but init.from = {} is a Hugging Face folder without \
+            "init.load = \"{}\" needs a checkpoint, but init.from = {} is a Hugging Face folder without \
              optimizer state; hint: init.load = \"weights\"",
-            config.init.load,
+            config.init.load.name(),
             dir.display()
         ))),
         CheckpointSource::HfFolder(dir) => {
