@@ -196,6 +196,12 @@ pub fn io_error(doing: &str, path: &Path, error: &io::Error) -> Error {
         ErrorKind::StorageFull => {
             Error::fault(format!("{failed}: no space left on the file system; hint: free some and run again"))
         }
+        ErrorKind::FileTooLarge => Error::fault(format!(
+            "{failed}: larger than this process may write; hint: raise `ulimit -f` or use another file system"
+        )),
+        ErrorKind::InvalidInput | ErrorKind::InvalidFilename => {
+            Error::input(format!("{failed}: not a path that can exist; hint: check the path"))
+        }
         ErrorKind::QuotaExceeded => Error::fault(format!(
             "{failed}: disk quota exceeded (bytes or number of files); hint: free some and run again"
         )),
@@ -228,6 +234,8 @@ mod tests {
             (ErrorKind::NotADirectory, 2, "folder is needed"),
             (ErrorKind::IsADirectory, 2, "file is needed"),
             (ErrorKind::StorageFull, 1, "no space left"),
+            (ErrorKind::InvalidInput, 2, "not a path"),
+            (ErrorKind::FileTooLarge, 1, "ulimit"),
             (ErrorKind::QuotaExceeded, 1, "quota exceeded"),
         ];
         for (kind, exit_code, cause) in kinds {

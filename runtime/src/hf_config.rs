@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::config::model_check::{
     self, ARCHITECTURES, architecture_name, architecture_names, attention_biases, limit,
 };
+use crate::files::io_error;
 use crate::model_config::{Architecture, Init, ModelConfig};
 use crate::{Error, Result};
 use fields::Fields;
@@ -28,8 +29,7 @@ use fields::Fields;
 pub fn read(path: &Path) -> Result<ModelConfig> {
     let path = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
     let file = path.display().to_string();
-    let bytes =
-        std::fs::read(&path).map_err(|error| Error::input(format!("{file}: cannot read: {error}")))?;
+    let bytes = std::fs::read(&path).map_err(|error| io_error("read", &path, &error))?;
     parse(&bytes, &file)
 }
 

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use tokenizers::Tokenizer as HfTokenizer;
 
-use crate::data::files::{read_all, write_atomically};
+use crate::data::files::read_all;
+use crate::files::{Access, write_atomic};
 use crate::{Error, Result};
 
 pub use pieces::DocumentTokenizer;
@@ -78,11 +79,10 @@ impl Tokenizer {
 
     /// Writes the tokenizer to `path`, byte for byte as it was read.
     pub fn save(&self, path: &Path) -> Result<()> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)
-                .map_err(|e| crate::data::files::io_error("create folder", folder, &e))?;
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            Access::umask().create_dir_all(folder)?;
         }
-        write_atomically(path, self.json.as_bytes())
+        write_atomic(path, self.json.as_bytes())
     }
 
     /// The content of the file.

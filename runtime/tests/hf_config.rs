@@ -274,5 +274,5 @@ fn files_that_are_no_configs_are_named() {
     assert!(message(&[0xff, 0]).contains("not valid JSON"));
     assert!(message(b"").contains("not valid JSON"));
     let absent = read(Path::new("nowhere/config.json")).unwrap_err().to_string();
-    assert!(absent.starts_with("nowhere/config.json: cannot read"), "{absent}");
+    assert!(absent.starts_with("cannot read nowhere/config.json: "), "{absent}");
 }

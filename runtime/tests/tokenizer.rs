@@ -60,10 +60,10 @@ fn files_that_are_no_tokenizer_are_named() {
             std::fs::write(&path, content).unwrap();
         }
         let message = Tokenizer::open(&path).unwrap_err().to_string();
-        assert!(message.starts_with(path.to_str().unwrap()) && !message.contains('\n'), "{message}");
+        assert!(message.contains(path.to_str().unwrap()) && !message.contains('\n'), "{message}");
         message
     };
-    assert!(message(None).contains("cannot read: No such file"));
+    assert!(message(None).contains(": no such file"));
     assert!(message(Some(b"")).contains("not JSON"));
     assert!(message(Some(b"{\"version\": \"1.0\",\n oops")).contains("line 2"));
     assert!(message(Some(b"{\"hidden_size\": 4}")).contains("JSON, but not a tokenizer"));
@@ -182,7 +182,7 @@ fn bad_texts_are_named_with_their_place() {
         ("a.jsonl", b"{\"text\": \"a\"}\n{\"text\": 3}\n", "a.jsonl, line 2: "),
         ("b.jsonl", b"{\"text\": \"a\"}\n{\"content\": \"x\"}\n", "b.jsonl, line 2: "),
         ("c.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\n", "c.jsonl: not UTF-8 at byte 24"),
-        ("empty.txt", b"", "no text in the 1 input files"),
+        ("empty.txt", b"", "empty.txt: no text in it"),
     ];
     for (name, content, expected) in cases {
         let input = write(folder.path(), name, content);
@@ -193,7 +193,7 @@ fn bad_texts_are_named_with_their_place() {
     }
     let missing = [folder.path().join("missing.txt")];
     let error = tokenize(&missing, &tokenizer, &prefix, Progress::Quiet).unwrap_err();
-    assert!(error.to_string().contains("missing.txt: cannot open"), "{error}");
+    assert!(error.to_string().contains("missing.txt: no such file"), "{error}");
     let error = tokenize(&[folder.path().to_owned()], &tokenizer, &prefix, Progress::Quiet).unwrap_err();
     assert!(error.to_string().contains("not a regular file"), "{error}");
 }

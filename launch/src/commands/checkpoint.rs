@@ -1,5 +1,7 @@
 //! `tisserand checkpoint`
 
+use std::path::Path;
+
 use tisserand_kernels::DType;
 use tisserand_runtime::{Error, Result, checkpoint};
 
@@ -10,6 +12,7 @@ use crate::{cli, output};
 pub(super) fn run(command: cli::Checkpoint) -> Result<u8> {
     match command {
         cli::Checkpoint::Inspect { dir, json } => {
+            warn(&[&dir])?;
             let summary = checkpoint::inspect(&dir)?;
             if json {
                 let text = serde_json::to_string(&summary)
@@ -26,6 +29,7 @@ pub(super) fn run(command: cli::Checkpoint) -> Result<u8> {
             Ok(if report.is_ok() { DONE } else { FAILED })
         }
         cli::Checkpoint::Diff { a, b } => {
+            warn(&[&a, &b])?;
             let differences = checkpoint::diff(&a, &b)?;
             for difference in differences.iter().filter(|difference| !difference.bit_equal()) {
                 output::line(&difference.to_string())?;
@@ -35,6 +39,7 @@ pub(super) fn run(command: cli::Checkpoint) -> Result<u8> {
             Ok(if equal == differences.len() { DONE } else { FAILED })
         }
         cli::Checkpoint::Digest { dir } => {
+            warn(&[&dir])?;
             output::line(&checkpoint::digest(&dir)?)?;
             Ok(DONE)
         }
@@ -44,9 +49,18 @@ pub(super) fn run(command: cli::Checkpoint) -> Result<u8> {
                 "bf16" => DType::Bf16,
                 other => return Err(Error::input(format!("--dtype {other}: must be f32 or bf16"))),
             };
+            warn(&[&dir])?;
             checkpoint::export_hf(&dir, &out, dtype)?;
             output::line(&format!("{}: written", out.display()))?;
             Ok(DONE)
         }
     }
+}
+
+/// Says where an older checkpoint stands for a damaged one.
+fn warn(folders: &[&Path]) -> Result<()> {
+    for folder in folders {
+        checkpoint::resolve(folder)?.warning.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    }
+    Ok(())
 }

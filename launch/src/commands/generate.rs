@@ -30,8 +30,8 @@ pub(super) fn run(arguments: &cli::Generate) -> Result<u8> {
         )));
     }
     let prompt = prompt_tokens(&tokenizer, &arguments.prompt)?;
-    let mut decoder =
-        device::decoder(arguments.threads, &folder, prompt.len(), prompt.len() + arguments.max_tokens)?;
+    let capacity = capacity(prompt.len(), arguments.max_tokens)?;
+    let mut decoder = device::decoder(arguments.threads, &folder, prompt.len(), capacity)?;
     output::piece(&arguments.prompt)?;
     generate(decoder.as_mut(), &tokenizer, sampling, &prompt, arguments.max_tokens)?;
     Ok(DONE)
@@ -46,6 +46,16 @@ fn sampling(arguments: &cli::Generate) -> Result<Sampling> {
         return Err(Error::input(format!("--top-p {top_p}: must be above 0 and at most 1")));
     }
     Ok(Sampling { temperature, top_k, top_p, seed })
+}
+
+/// Tokens of prompt and continuation: positions are 32 bits wide.
+fn capacity(prompt: usize, max_tokens: usize) -> Result<usize> {
+    let most = i32::MAX as usize;
+    prompt.checked_add(max_tokens).filter(|tokens| *tokens <= most).ok_or_else(|| {
+        Error::input(format!(
+            "--max-tokens {max_tokens}: with {prompt} of the prompt more than {most} tokens"
+        ))
+    })
 }
 
 /// The prompt's tokens; without a prompt, the token that ends every document begins the next.

@@ -1,8 +1,9 @@
 //! `tisserand train`
 
 use tisserand_collectives::Alone;
+use tisserand_runtime::Result;
+use tisserand_runtime::files::io_error;
 use tisserand_runtime::train::{self, Outcome, TrainOptions};
-use tisserand_runtime::{Error, Result};
 
 use super::load;
 use crate::{cli, device, env, output, signals};
@@ -11,8 +12,8 @@ use crate::{cli, device, env, output, signals};
 pub(super) fn run(arguments: cli::Train) -> Result<u8> {
     let config = load(&arguments.run_file)?;
     let path = &arguments.run_file.path;
-    let run_toml = std::fs::read_to_string(path)
-        .map_err(|error| Error::input(format!("{}: cannot read the run file: {error}", path.display())))?;
+    let run_toml =
+        std::fs::read_to_string(path).map_err(|error| io_error("read the run file", path, &error))?;
     let options = TrainOptions {
         run_toml,
         fresh: arguments.fresh,

@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::files::Access;
+use crate::files::{Access, io_error};
 use crate::{Error, Result};
 
 /// The file system, as the writers see it.
@@ -116,11 +116,14 @@ impl Disk {
     }
 }
 
+/// An error of writing: a fault, unless the path leads through a file and can never be written.
 fn write_fault(verb: &str, path: &Path, error: &io::Error) -> Error {
     let hint = match error.kind() {
+        ErrorKind::NotADirectory => return io_error(verb, path, error),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             "; hint: free space or raise the quota; earlier checkpoints are untouched"
         }
+        ErrorKind::FileTooLarge => "; hint: raise `ulimit -f`; earlier checkpoints are untouched",
         ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
             "; hint: choose a folder that this user may write"
         }
@@ -129,16 +132,11 @@ fn write_fault(verb: &str, path: &Path, error: &io::Error) -> Error {
     Error::fault(format!("cannot {verb} {}: {error}{hint}", path.display()))
 }
 
-/// An error of reading: the user's input if the file is absent or closed to them, else a fault.
+/// An error of reading: the user's input if the file is absent, closed to them or no text, else a fault.
 pub(super) fn read_error(path: &Path, error: &io::Error) -> Error {
-    let message = format!("cannot read {}: {error}", path.display());
     match error.kind() {
-        ErrorKind::NotFound
-        | ErrorKind::PermissionDenied
-        | ErrorKind::NotADirectory
-        | ErrorKind::IsADirectory
-        | ErrorKind::InvalidData => Error::input(message),
-        _ => Error::fault(message),
+        ErrorKind::InvalidData => Error::input(format!("cannot read {}: not UTF-8 text", path.display())),
+        _ => io_error("read", path, error),
     }
 }
 

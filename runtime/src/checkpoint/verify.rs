@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::folder::{Source, resolve};
+use super::folder::{LATEST, Source, resolve};
 use super::hf::HfFolder;
 use super::load::header_of;
 use super::manifest::{FileRecord, Manifest, Slice, TensorRecord};
@@ -83,16 +83,21 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// Checks a step folder, a run folder (its newest checkpoint) or a Hugging Face folder.
+/// Checks a step folder, a run folder (its newest checkpoint; a newer one that is
+/// incomplete is a problem) or a Hugging Face folder.
 ///
 /// # Errors
 /// If the path holds none of these. Damage is not an error but a [`Problem`].
 pub fn verify(path: &Path) -> Result<Report> {
     let start = Instant::now();
-    let mut report = match resolve(path)?.source {
+    let resolved = resolve(path)?;
+    let mut report = match resolved.source {
         Source::Checkpoint(dir) => verify_checkpoint(dir)?,
         Source::HfFolder(dir) => verify_hf_folder(dir),
     };
+    // A run whose newest checkpoint is damaged is not whole because an older one is.
+    let passed_over = resolved.warning.map(|what| Problem { file: LATEST.into(), tensor: None, what });
+    report.problems.splice(0..0, passed_over);
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
 }

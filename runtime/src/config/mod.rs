@@ -85,7 +85,7 @@ impl Config {
             std::io::ErrorKind::InvalidData => {
                 Error::input(format!("{file}: not UTF-8 text; a run file is TOML"))
             }
-            _ => Error::input(format!("{file}: cannot read the run file: {error}")),
+            _ => crate::files::io_error("read the run file", path, &error),
         })?;
         Config::parse(&text, &file, sets, environment)
     }

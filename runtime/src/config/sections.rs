@@ -212,6 +212,17 @@ pub enum InitLoad {
     All,
 }
 
+impl InitLoad {
+    /// Its name in the run file.
+    pub fn name(self) -> &'static str {
+        match self {
+            InitLoad::Weights => "weights",
+            InitLoad::WeightsOptimizer => "weights+optimizer",
+            InitLoad::All => "all",
+        }
+    }
+}
+
 /// `[eval]`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Eval {

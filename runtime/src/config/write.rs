@@ -115,17 +115,7 @@ pub(super) fn sections(config: &Config) -> Vec<SectionText> {
         ),
         section(
             "init",
-            vec![
-                ("from", init.from.as_deref().map_or(string(""), path)),
-                (
-                    "load",
-                    string(match init.load {
-                        InitLoad::Weights => "weights",
-                        InitLoad::WeightsOptimizer => "weights+optimizer",
-                        InitLoad::All => "all",
-                    }),
-                ),
-            ],
+            vec![("from", init.from.as_deref().map_or(string(""), path)), ("load", string(init.load.name()))],
         ),
         section("eval", eval_entries),
         section(

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::files::{io_error, read_all};
+use super::files::read_all;
+use crate::files::io_error;
 use crate::{Error, Result};
 
 /// One document.

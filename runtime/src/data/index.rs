@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::files::io_error;
+use crate::files::io_error;
 use crate::{Error, Result};
 
 pub(crate) const MAGIC: &[u8; 9] = b"MMIDIDX\0\0";

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::documents::{documents, total_bytes};
-use super::files::{read_all, write_atomically};
+use super::files::read_all;
 use super::permutation::Permutation;
 use super::progress::Progress;
 use super::tokenize::{Report, tokenize};
+use crate::files::write_atomic;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -111,7 +112,7 @@ pub fn prepare(
             super::files::remove_quietly(&stamp_path);
             let report = build(config, inputs, &tokenizer, &dataset, progress)?;
             let json = serde_json::to_string_pretty(&stamp).map_err(|e| Error::fault(e.to_string()))?;
-            write_atomically(&stamp_path, json.as_bytes())?;
+            write_atomic(&stamp_path, json.as_bytes())?;
             Outcome::Built(report)
         }
     };

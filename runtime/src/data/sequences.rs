@@ -25,7 +25,7 @@ pub(crate) fn open_spans(path: &str) -> Result<Vec<Span>> {
 }
 
 fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
-    let bad = |what: String| Error::input(format!("source path `{pattern}`: {what}"));
+    let bad = |what: String| Error::input(format!("data.sources, path `{pattern}`: {what}"));
     let paths = glob::glob(&format!("{pattern}.idx")).map_err(|e| bad(format!("bad pattern: {}", e.msg)))?;
     let mut prefixes = Vec::new();
     for path in paths {
@@ -33,7 +33,9 @@ fn expand(pattern: &str) -> Result<Vec<PathBuf>> {
         prefixes.push(path.with_extension(""));
     }
     if prefixes.is_empty() {
-        return Err(bad(format!("no file matches {pattern}.idx")));
+        return Err(bad(format!(
+            "no file matches {pattern}.idx; hint: give the prefix of a .bin and an .idx file"
+        )));
     }
     prefixes.sort_unstable();
     Ok(prefixes)

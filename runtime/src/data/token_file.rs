@@ -7,8 +7,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::files::{io_error, with_suffix};
+use super::files::with_suffix;
 use super::index::{Index, TokenType};
+use crate::files::io_error;
 use crate::{Error, Result};
 
 /// An open token file.
@@ -26,14 +27,16 @@ impl TokenFile {
     /// One line naming the file and what is wrong with it.
     pub fn open(prefix: &Path) -> Result<Self> {
         let (path, index_path) = (with_suffix(prefix, ".bin"), with_suffix(prefix, ".idx"));
-        let hint = |error: Error| match prefix.extension().and_then(|extension| extension.to_str()) {
-            Some("bin" | "idx") => {
-                Error::input(format!("{error}; hint: give the prefix, without .bin or .idx"))
-            }
-            _ => error,
-        };
-        let index = Index::open(&index_path).map_err(hint)?;
-        let file = File::open(&path).map_err(|e| hint(io_error("open", &path, &e)))?;
+        let is_file_name =
+            prefix.extension().is_some_and(|extension| extension == "bin" || extension == "idx");
+        if is_file_name && !index_path.exists() {
+            let missing = index_path.display();
+            return Err(Error::input(format!(
+                "{missing}: no such file; hint: give the prefix, without .bin or .idx"
+            )));
+        }
+        let index = Index::open(&index_path)?;
+        let file = File::open(&path).map_err(|e| io_error("open", &path, &e))?;
         let len = file.metadata().map_err(|e| io_error("inspect", &path, &e))?.len();
         let expected = index.tokens() * index.token_type().size_bytes();
         if len != expected {

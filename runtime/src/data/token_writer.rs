@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use super::files::{io_error, remove_quietly, sync_parent, with_suffix};
+use super::files::{remove_quietly, sync_parent, with_suffix};
 use super::index::{MAGIC, TokenType, VERSION};
+use crate::files::{Access, io_error};
 use crate::{Error, Result};
 
 /// A token file being written; one sequence per document. Dropped before `finish`, it leaves nothing.
@@ -26,8 +27,8 @@ impl TokenFileWriter {
     /// Missing folders are made.
     pub fn create(prefix: &Path, vocab_size: usize) -> Result<Self> {
         let (path, index_path) = (with_suffix(prefix, ".bin"), with_suffix(prefix, ".idx"));
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| io_error("create folder", folder, &e))?;
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            Access::umask().create_dir_all(folder)?;
         }
         let aside = aside(&path);
         let file = File::create(&aside).map_err(|e| io_error("create", &aside, &e))?;

@@ -49,7 +49,11 @@ pub fn tokenize(
     })?;
     let report = Report { documents: writer.documents(), tokens: writer.tokens(), bytes };
     if report.documents == 0 {
-        return Err(Error::input(format!("no text in the {} input files", inputs.len())));
+        let first = inputs.first().map_or_else(String::new, |path| path.display().to_string());
+        let count = inputs.len();
+        return Err(Error::input(format!(
+            "{first}: no text in it, nor in the others of {count} input files"
+        )));
     }
     writer.finish()?;
     stage.finish();

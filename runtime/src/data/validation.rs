@@ -26,7 +26,8 @@ impl ValidationSet {
         if sequences.is_empty() {
             let (tokens, seq_len) = (sequences.tokens(), sequences.seq_len());
             return Err(Error::input(format!(
-                "validation set {name} has {tokens} tokens, fewer than the {} of one sample",
+                "validation set {name} has {tokens} tokens, fewer than the {} of one sample; \
+                 hint: lower training.seq_len = {seq_len}",
                 seq_len + 1
             )));
         }

@@ -10,7 +10,7 @@ use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::ops::step_scalars::StepScalars;
 
 use super::evaluation::ValidationData;
-use crate::checkpoint::{self, CheckpointReader, HfFolder, Latest, Source as CheckpointSource, TrainerState};
+use crate::checkpoint::{self, CheckpointReader, HfFolder, Source as CheckpointSource, TrainerState};
 use crate::config::{Config, InitLoad, RecomputeMode};
 use crate::data::{self, BatchShape, Dataset, DatasetConfig, StepOrder, ValidationSet};
 use crate::engine::{Engine, Part};
@@ -111,7 +111,8 @@ impl Run {
         let logger = Arc::new(Logger::new(Some(&job.log_file()), options.quiet)?);
         notices.iter().for_each(|notice| logger.warn(notice));
 
-        let corpus = open_corpus(&config, &folder, &logger, options.quiet)?;
+        let newest = newest_checkpoint(&folder, &logger)?;
+        let corpus = open_corpus(&config, &folder, &logger, newest.is_some(), options.quiet)?;
         let order = StepOrder::new(config.training.global_batch, &skipped(&config))?;
         corpus.dataset.check_epochs(order.samples_of_run(config.training.steps))?;
 
@@ -122,14 +123,13 @@ impl Run {
         logger.line(&describe(&config, &plan, &device.description));
         let mut engine = (device.make)(model, step, plan.arena_bytes)?;
 
-        let resumed_from = newest_checkpoint(&folder, &logger)?;
-        let state = match &resumed_from {
+        let state = match &newest {
             Some(dir) => continue_run(engine.as_mut(), dir, config.run.seed)?,
             None => begin_run(engine.as_mut(), &config, &logger)?,
         };
         folder.write_run_toml(&options.run_toml)?;
         folder.write_resolved_toml(&config.to_toml())?;
-        let from_step = resumed_from.as_ref().map(|_| state.step);
+        let from_step = newest.as_ref().map(|_| state.step);
         folder.append_lineage(LineageEntry::now(&job_id, from_step, differences))?;
         let Corpus { dataset, validation, tokenizer, unigram_entropy } = corpus;
         Ok(Run {
@@ -147,7 +147,7 @@ impl Run {
             unigram_entropy,
             tokenizer,
             state,
-            resumed_from,
+            resumed_from: newest,
             job_id,
             started,
         })
@@ -207,15 +207,20 @@ fn check_changes(
 }
 
 /// Builds or opens datasets and tokenizer, and checks that they agree with the model.
-fn open_corpus(config: &Config, folder: &RunFolder, logger: &Logger, quiet: bool) -> Result<Corpus> {
+fn open_corpus(
+    config: &Config,
+    folder: &RunFolder,
+    logger: &Logger,
+    begun: bool,
+    quiet: bool,
+) -> Result<Corpus> {
     let mut tokenizer_path = config.tokenizer.path.clone();
     let mut sources: Vec<data::Source> = Vec::new();
     if let Some(prepare) = &config.data.prepare {
         let prepare = data::Prepare { text: prepare.text.clone(), vocab_size: prepare.vocab_size };
         let dir = folder.dir().join("data");
         let progress = if quiet { data::Progress::Quiet } else { data::Progress::Stderr };
-        // A run that has begun keeps the data that it began with. One without a checkpoint begins anew.
-        let begun = checkpoint::latest(&folder.checkpoints())? != Latest::default();
+        // A run that has begun keeps the data that it began with.
         let when_changed =
             if begun { data::prepare::WhenChanged::Keep } else { data::prepare::WhenChanged::Rebuild };
         let prepared = data::prepare(&prepare, &dir, when_changed, progress)?;
@@ -362,9 +367,9 @@ fn begin_run(engine: &mut dyn Engine, config: &Config, logger: &Logger) -> Resul
     let needs_optimizer = config.init.load != InitLoad::Weights;
     match resolved.source {
         CheckpointSource::HfFolder(dir) if needs_optimizer => Err(Error::input(format!(
-            "init.load = {:?} needs a checkpoint, but init.from = {} is a Hugging Face folder without \
+            "init.load = \"{}\" needs a checkpoint, but init.from = {} is a Hugging Face folder without \
              optimizer state; hint: init.load = \"weights\"",
-            config.init.load,
+            config.init.load.name(),
             dir.display()
         ))),
         CheckpointSource::HfFolder(dir) => {
