@@ -239,19 +239,38 @@ impl Layer for MlpLayer {
 }
 
 /// A whole block in one recompute mode.
-pub(crate) struct BlockLayer(pub(crate) TransformerBlock, pub(crate) Recompute);
+pub(crate) struct BlockLayer {
+    pub(crate) block: TransformerBlock,
+    pub(crate) recompute: Recompute,
+    /// What an option adds to the plain block.
+    pub(crate) extra: Extra,
+}
+
+/// What an option of a block adds to what the plain one states.
+#[derive(Default)]
+pub(crate) struct Extra {
+    /// Ends of the names of its parameters.
+    pub(crate) parameters: Vec<&'static str>,
+    /// Elements per token of the activations' type that it saves.
+    pub(crate) saved_activations: usize,
+    /// f32 numbers per token that it saves.
+    pub(crate) saved_statistics: usize,
+    /// FLOPs per token of forward and of backward, recomputation included.
+    pub(crate) flops: [usize; 2],
+}
 
 impl Layer for BlockLayer {
     type Saved<D: Device> = BlockSaved<D>;
 
     fn in_features(&self) -> usize {
-        self.0.attention_norm.width
+        self.block.attention_norm.width
     }
 
     fn parameters(&self) -> Vec<&'static str> {
         let mut names = vec!["input_layernorm.weight", "post_attention_layernorm.weight"];
-        names.extend(AttentionLayer(self.0.attention).parameters());
-        names.extend(MlpLayer(self.0.mlp).parameters());
+        names.extend(AttentionLayer(self.block.attention).parameters());
+        names.extend(MlpLayer(self.block.mlp).parameters());
+        names.extend(&self.extra.parameters);
         names
     }
 
@@ -261,7 +280,7 @@ impl Layer for BlockLayer {
         weights: &UnitWeights<'_, D>,
         x: Block<D>,
     ) -> Result<(Block<D>, BlockSaved<D>)> {
-        self.0.forward(pass, weights, self.1, x)
+        self.block.forward(pass, weights, self.recompute, x)
     }
 
     fn backward<D: Device>(
@@ -272,26 +291,32 @@ impl Layer for BlockLayer {
         saved: BlockSaved<D>,
         dout: Block<D>,
     ) -> Result<Block<D>> {
-        self.0.backward(pass, weights, gradients, saved, dout)
+        self.block.backward(pass, weights, gradients, saved, dout)
     }
 
     fn saved_bytes(&self, dtype: DType) -> usize {
-        saved_bytes("", self.1, dtype, &self.0.attention, self.0.mlp.down.in_features)
+        let Extra { saved_activations, saved_statistics, .. } = self.extra;
+        let intermediate_size = self.block.mlp.down.in_features;
+        saved_bytes("", self.recompute, dtype, &self.block.attention, intermediate_size)
+            + saved_activations * dtype.size_bytes()
+            + saved_statistics * DType::F32.size_bytes()
     }
 
     fn flops(&self, t: u64) -> [u64; 2] {
-        let (attention, mlp) = (AttentionLayer(self.0.attention).flops(t), MlpLayer(self.0.mlp).flops(t));
+        let (attention, mlp) =
+            (AttentionLayer(self.block.attention).flops(t), MlpLayer(self.block.mlp).flops(t));
         let stream = t * self.in_features() as u64;
-        let activations = t * self.0.mlp.down.in_features as u64;
-        let down = linear_flops(t, &self.0.mlp.down)[0];
+        let activations = t * self.block.mlp.down.in_features as u64;
+        let down = linear_flops(t, &self.block.mlp.down)[0];
         // The norm (4), the norm with the sum before it (5), the last sum (1).
         let forward = 10 * stream + attention[0] + mlp[0];
-        let again = match self.1 {
+        let again = match self.recompute {
             Recompute::None => 0,
             Recompute::Selective => 8 * stream + 5 * activations,
             Recompute::Full => forward - stream - down,
         };
-        [forward, 20 * stream + attention[1] + mlp[1] + again]
+        let extra = self.extra.flops.map(|flops| t * flops as u64);
+        [forward + extra[0], 20 * stream + attention[1] + mlp[1] + again + extra[1]]
     }
 }
 

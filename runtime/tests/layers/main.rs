@@ -7,7 +7,7 @@ mod memory_page;
 use std::path::Path;
 
 use check::{Subject, check};
-use kinds::{AttentionLayer, BlockLayer, EmbeddingLayer, HeadLayer, LinearLayer, MlpLayer, NormLayer};
+use kinds::{AttentionLayer, BlockLayer, EmbeddingLayer, Extra, HeadLayer, LinearLayer, MlpLayer, NormLayer};
 use safetensors::SafeTensors;
 use tisserand_kernels::DType;
 use tisserand_runtime::hf_config;
@@ -97,7 +97,7 @@ fn block_in_every_recompute_mode() {
     for (name, config) in variants() {
         let model = Transformer::new(config);
         for recompute in [Recompute::None, Recompute::Selective, Recompute::Full] {
-            let layer = BlockLayer(model.blocks[0], recompute);
+            let layer = BlockLayer { block: model.blocks[0], recompute, extra: Extra::default() };
             check(&subject(format!("block, {name}, recompute {recompute:?}"), &model, BLOCK, layer));
         }
     }
