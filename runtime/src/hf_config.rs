@@ -64,6 +64,7 @@ fn model(fields: &Fields<'_>) -> Result<ModelConfig> {
         });
     let (rope_theta, rope_scaling) = rope::read(fields, max_position_embeddings)?;
     let (qkv_bias, output_bias) = attention_biases(architecture, attention_bias(fields, architecture)?);
+    #[allow(clippy::needless_update, reason = "an option without a key here has its default")]
     let model = ModelConfig {
         architecture,
         vocab_size: required("vocab_size", limit::VOCAB_SIZE)?,
@@ -84,6 +85,7 @@ fn model(fields: &Fields<'_>) -> Result<ModelConfig> {
         qk_norm: architecture == Architecture::Qwen3,
         tie_embeddings: fields.boolean("tie_word_embeddings")?.unwrap_or(false),
         init: Init { std: fields.positive("initializer_range")?.unwrap_or(0.02), depth_scaled: false },
+        ..ModelConfig::default()
     };
     model_check::check(&model, hugging_face_name)
         .map_err(|(key, message)| fields.conflict(hugging_face_name(key), &message))?;

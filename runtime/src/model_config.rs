@@ -67,3 +67,30 @@ pub struct ModelConfig {
     /// Initialisation.
     pub init: Init,
 }
+
+/// No sizes yet, every option off: what a new option is in all models that do not name it.
+impl Default for ModelConfig {
+    fn default() -> Self {
+        ModelConfig {
+            architecture: Architecture::Llama,
+            vocab_size: 0,
+            hidden_size: 0,
+            intermediate_size: 0,
+            num_layers: 0,
+            num_heads: 0,
+            num_kv_heads: 0,
+            head_dim: 0,
+            norm_eps: 1e-5,
+            rope_theta: 1e4,
+            rope_scaling: RopeScaling::None,
+            max_position_embeddings: 0,
+            windows: Vec::new(),
+            qkv_bias: false,
+            output_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            tie_embeddings: false,
+            init: Init { std: 0.02, depth_scaled: true },
+        }
+    }
+}

@@ -43,6 +43,7 @@ pub(super) fn model(section: &Section<'_>, prepare: Option<&Prepare>, seq_len: u
     }
     let (qkv_bias, output_bias) = attention_biases(architecture, attention_bias);
 
+    #[allow(clippy::needless_update, reason = "an option without a key is that of the base")]
     let model = ModelConfig {
         architecture,
         vocab_size: vocab_size(section, base, prepare)?,
@@ -76,6 +77,7 @@ pub(super) fn model(section: &Section<'_>, prepare: Option<&Prepare>, seq_len: u
             .boolean("tie_embeddings")?
             .unwrap_or(base.is_some_and(|base| base.tie_embeddings)),
         init: init(&section.sub("init")?, base)?,
+        ..base.cloned().unwrap_or_default()
     };
     model_check::check(&model, |key| key).map_err(|(key, message)| section.conflict(key, &message))?;
     Ok(model)

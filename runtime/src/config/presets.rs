@@ -1,6 +1,6 @@
 //! Published models by name. Sizes are those of the `config.json` that each model's authors published.
 
-use crate::model_config::{Architecture, Init, ModelConfig, RopeScaling};
+use crate::model_config::{Architecture, ModelConfig};
 
 /// The names of [`preset`].
 pub(super) const NAMES: &[&str] = &[
@@ -70,17 +70,10 @@ fn llama(sizes: Sizes) -> ModelConfig {
         num_heads: sizes.heads,
         num_kv_heads: sizes.kv_heads,
         head_dim: sizes.head_dim,
-        norm_eps: 1e-5,
         rope_theta: sizes.theta,
-        rope_scaling: RopeScaling::None,
         max_position_embeddings: sizes.context,
         windows: vec![None; sizes.layers],
-        qkv_bias: false,
-        output_bias: false,
-        mlp_bias: false,
-        qk_norm: false,
-        tie_embeddings: false,
-        init: Init { std: 0.02, depth_scaled: true },
+        ..ModelConfig::default()
     }
 }
 
