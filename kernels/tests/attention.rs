@@ -12,7 +12,7 @@ fn context(threads: usize) -> Context<Cpu> {
 }
 
 fn shape(num_heads: usize, num_kv_heads: usize, head_dim: usize, window: Option<usize>) -> AttentionShape {
-    AttentionShape { num_heads, num_kv_heads, head_dim, window }
+    AttentionShape { num_heads, num_kv_heads, head_dim, window, longest: usize::MAX }
 }
 
 /// Documents of one buffer and their elements, repeatable.

@@ -22,6 +22,9 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// How many tokens back a query sees, itself included; none for all.
     pub window: Option<usize>,
+    /// The longest document that the caller admits; `usize::MAX` for one as long as the tensors. FLOPs are
+    /// counted as if all were as long: the bounds' values are not known where costs are counted.
+    pub longest: usize,
 }
 
 impl AttentionShape {
@@ -92,7 +95,7 @@ pub trait AttentionKernels: Storage {
 /// Query i of a document with Q queries and K keys stands at position `p = i + K - Q` and sees the keys
 /// `p - window < j <= p`. A query that sees no key gives 0, with a logsumexp of minus infinity.
 ///
-/// FLOPs are counted for documents of equal length, as many as the bounds admit.
+/// FLOPs are counted for documents of the longest admitted length.
 pub fn forward<D: Device>(
     ctx: &Context<D>,
     shape: AttentionShape,
@@ -105,12 +108,12 @@ pub fn forward<D: Device>(
     logsumexp: TensorMut<'_, D>,
 ) -> Result<()> {
     const OP: &str = "attention::forward";
-    let documents = check_inputs(OP, shape, q, k, v, cu_seqlens_q, cu_seqlens_k)?;
+    check_inputs(OP, shape, q, k, v, cu_seqlens_q, cu_seqlens_k)?;
     check_like(OP, "out", out.as_ref(), q)?;
     let tokens = q.shape().dims()[0];
     check_logsumexp(OP, shape, tokens, logsumexp.as_ref())?;
     let bytes = 2 * q.size_bytes() + 2 * k.size_bytes() + logsumexp.as_ref().size_bytes();
-    ctx.device.record(Cost { op: OP, flops: matmul_flops(shape, documents, q, k) * 2, bytes: bytes as u64 });
+    ctx.device.record(Cost { op: OP, flops: matmul_flops(shape, q, k) * 2, bytes: bytes as u64 });
     let mut by_token = ctx.arena.block(Class::Workspace, DType::F32, tokens * shape.num_heads)?;
     let by_token = by_token.view_mut([tokens, shape.num_heads]);
     ctx.device.attention_forward(shape, q, k, v, cu_seqlens_q, cu_seqlens_k, out, logsumexp, by_token)
@@ -138,7 +141,7 @@ pub fn backward<D: Device>(
     dv: TensorMut<'_, D>,
 ) -> Result<()> {
     const OP: &str = "attention::backward";
-    let documents = check_inputs(OP, shape, q, k, v, cu_seqlens_q, cu_seqlens_k)?;
+    check_inputs(OP, shape, q, k, v, cu_seqlens_q, cu_seqlens_k)?;
     check_like(OP, "out", out, q)?;
     check_logsumexp(OP, shape, q.shape().dims()[0], logsumexp)?;
     check_like(OP, "dout", dout, q)?;
@@ -146,7 +149,7 @@ pub fn backward<D: Device>(
     check_like(OP, "dk", dk.as_ref(), k)?;
     check_like(OP, "dv", dv.as_ref(), k)?;
     let bytes = 4 * q.size_bytes() + 4 * k.size_bytes() + logsumexp.size_bytes();
-    ctx.device.record(Cost { op: OP, flops: matmul_flops(shape, documents, q, k) * 5, bytes: bytes as u64 });
+    ctx.device.record(Cost { op: OP, flops: matmul_flops(shape, q, k) * 5, bytes: bytes as u64 });
     let len = accumulator_len(q.dtype(), q.len(), k.len());
     let mut accumulators = ctx.arena.block(Class::Workspace, DType::F32, len)?;
     ctx.device.attention_backward(
@@ -173,18 +176,13 @@ pub fn accumulator_len(dtype: DType, q_len: usize, k_len: usize) -> usize {
 }
 
 /// FLOPs of one product over all visible pairs.
-fn matmul_flops<D: Device>(
-    shape: AttentionShape,
-    documents: usize,
-    q: TensorRef<'_, D>,
-    k: TensorRef<'_, D>,
-) -> u64 {
+fn matmul_flops<D: Device>(shape: AttentionShape, q: TensorRef<'_, D>, k: TensorRef<'_, D>) -> u64 {
+    let documents = (k.shape().dims()[0] / shape.longest).max(1);
     let [queries, keys] = [q, k].map(|tensor| tensor.shape().dims()[0] / documents);
     let pairs = documents as u64 * shape.visible_pairs(queries, keys);
     2 * pairs * (shape.num_heads * shape.head_dim) as u64
 }
 
-/// Returns the number of documents that the bounds admit.
 fn check_inputs<D: Device>(
     op: &'static str,
     shape: AttentionShape,
@@ -193,7 +191,7 @@ fn check_inputs<D: Device>(
     v: TensorRef<'_, D>,
     cu_seqlens_q: TensorRef<'_, D>,
     cu_seqlens_k: TensorRef<'_, D>,
-) -> Result<usize> {
+) -> Result<()> {
     check_shape(op, shape)?;
     let [tokens_q, ..] = q.dims::<3>(op, "q")?;
     q.expect(op, "q", &[tokens_q, shape.num_heads, shape.head_dim])?;
@@ -213,12 +211,11 @@ fn check_inputs<D: Device>(
     }
     cu_seqlens_q.expect_dtype(op, "cu_seqlens_q", DType::U32)?;
     cu_seqlens_k.expect(op, "cu_seqlens_k", &[bounds])?;
-    cu_seqlens_k.expect_dtype(op, "cu_seqlens_k", DType::U32)?;
-    Ok(bounds - 1)
+    cu_seqlens_k.expect_dtype(op, "cu_seqlens_k", DType::U32)
 }
 
 fn check_shape(op: &'static str, shape: AttentionShape) -> Result<()> {
-    let AttentionShape { num_heads, num_kv_heads, head_dim, window } = shape;
+    let AttentionShape { num_heads, num_kv_heads, head_dim, window, longest } = shape;
     let max = AttentionShape::MAX_HEAD_DIM;
     let message = if num_heads == 0 || num_kv_heads == 0 || num_heads % num_kv_heads != 0 {
         format!("num_kv_heads = {num_kv_heads} does not divide num_heads = {num_heads}")
@@ -226,6 +223,8 @@ fn check_shape(op: &'static str, shape: AttentionShape) -> Result<()> {
         format!("head_dim = {head_dim} is not an even number from 2 to {max}")
     } else if window == Some(0) {
         "window = 0 hides every key; none means no window".into()
+    } else if longest == 0 {
+        "longest = 0 admits no document".into()
     } else {
         return Ok(());
     };

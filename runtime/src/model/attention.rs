@@ -91,6 +91,11 @@ impl Attention {
         [tokens, self.shape.num_kv_heads, self.shape.head_dim]
     }
 
+    /// The shape for a pass, whose documents are no longer than its rotary tables.
+    fn shape_in<D: Device>(&self, pass: &Pass<'_, D>) -> AttentionShape {
+        AttentionShape { longest: pass.rope_table().shape().dims()[0], ..self.shape }
+    }
+
     /// Everything before the output projection, given the normalised stream `x` [tokens, hidden].
     pub fn mix<D: Device>(
         &self,
@@ -104,7 +109,7 @@ impl Attention {
             (pass.activations(self.query.out_features)?, pass.statistics(self.shape.num_heads * tokens)?);
         attention::forward(
             pass.ctx,
-            self.shape,
+            self.shape_in(pass),
             query.view(self.query_extents(tokens)),
             key.view(self.key_extents(tokens)),
             value.view(self.key_extents(tokens)),
@@ -143,7 +148,7 @@ impl Attention {
             (pass.activations(self.query.out_features)?, pass.statistics(self.shape.num_heads * tokens)?);
         attention::forward(
             pass.ctx,
-            self.shape,
+            self.shape_in(pass),
             query.view(self.query_extents(tokens)),
             cache.key.range(0, self.key_extents(cache.len)),
             cache.value.range(0, self.key_extents(cache.len)),
@@ -204,7 +209,7 @@ impl Attention {
         );
         attention::backward(
             pass.ctx,
-            self.shape,
+            self.shape_in(pass),
             saved.query.view(self.query_extents(tokens)),
             saved.key.view(self.key_extents(tokens)),
             saved.value.view(self.key_extents(tokens)),

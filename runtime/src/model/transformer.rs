@@ -156,6 +156,7 @@ impl<'a> BlockBuilder<'a> {
             num_kv_heads: config.num_kv_heads,
             head_dim: config.head_dim,
             window,
+            longest: usize::MAX,
         };
         Attention { query, key, value, output, head_norms, shape }
     }

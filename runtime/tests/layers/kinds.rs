@@ -173,9 +173,8 @@ impl Layer for AttentionLayer {
 
     fn flops(&self, t: u64) -> [u64; 2] {
         let Attention { query, key, value, output, head_norms, shape } = &self.0;
-        // The op counts documents of equal length, as many as the bounds admit: with a bound per token, of one
-        // token each.
-        let pairs = t * shape.visible_pairs(1, 1);
+        // The op counts documents as long as the rotary tables, which the check makes as long as the batch.
+        let pairs = shape.visible_pairs(t as usize, t as usize);
         let product = 2 * pairs * (shape.num_heads * shape.head_dim) as u64;
         let turned = query.out_features + key.out_features;
         let rope = 3 * t * turned as u64;

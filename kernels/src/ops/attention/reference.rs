@@ -116,7 +116,8 @@ mod tests {
     fn backward_equals_central_differences() {
         let (cu_q, cu_k) = ([0, 3, 3, 5], [0, 4, 4, 6]);
         for window in [None, Some(2)] {
-            let shape = AttentionShape { num_heads: 4, num_kv_heads: 2, head_dim: 6, window };
+            let shape =
+                AttentionShape { num_heads: 4, num_kv_heads: 2, head_dim: 6, window, longest: usize::MAX };
             let (q, dout) = (normal_f64(1, 5 * 24), normal_f64(2, 5 * 24));
             let (k, v) = (normal_f64(3, 6 * 12), normal_f64(4, 6 * 12));
             let loss = |q: &[f64], k: &[f64], v: &[f64]| dot(&forward(shape, q, k, v, &cu_q, &cu_k).0, &dout);
@@ -130,7 +131,13 @@ mod tests {
 
     #[test]
     fn a_window_of_one_copies_the_own_value() {
-        let shape = AttentionShape { num_heads: 1, num_kv_heads: 1, head_dim: 2, window: Some(1) };
+        let shape = AttentionShape {
+            num_heads: 1,
+            num_kv_heads: 1,
+            head_dim: 2,
+            window: Some(1),
+            longest: usize::MAX,
+        };
         let (q, k, v) = (normal_f64(1, 6), normal_f64(2, 6), normal_f64(3, 6));
         let (out, _) = forward(shape, &q, &k, &v, &[0, 3], &[0, 3]);
         assert_eq!(out, v);
