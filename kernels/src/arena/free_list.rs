@@ -1,17 +1,24 @@
 //! Free ranges of the arena: lowest fitting range first, neighbours merged. Deterministic by design,
 //! because the dry run must predict every offset of the real run.
 
-use std::collections::BTreeMap;
+/// A free range.
+struct Range {
+    offset: usize,
+    len: usize,
+}
 
 pub(super) struct FreeList {
-    /// Offset -> length of each free range; never adjacent, never empty.
-    ranges: BTreeMap<usize, usize>,
+    /// By offset; never adjacent, never empty. A plain list: it is short, and a step allocates nothing here.
+    ranges: Vec<Range>,
     high_water: usize,
 }
 
 impl FreeList {
     pub(super) fn new(capacity: usize) -> Self {
-        let ranges = if capacity == 0 { BTreeMap::new() } else { BTreeMap::from([(0, capacity)]) };
+        let mut ranges = Vec::with_capacity(64);
+        if capacity > 0 {
+            ranges.push(Range { offset: 0, len: capacity });
+        }
         FreeList { ranges, high_water: 0 }
     }
 
@@ -20,10 +27,13 @@ impl FreeList {
         if len == 0 {
             return Some(0);
         }
-        let (&offset, &available) = self.ranges.iter().find(|&(_, &available)| available >= len)?;
-        self.ranges.remove(&offset);
-        if available > len {
-            self.ranges.insert(offset + len, available - len);
+        let index = self.ranges.iter().position(|range| range.len >= len)?;
+        let range = &mut self.ranges[index];
+        let offset = range.offset;
+        range.offset += len;
+        range.len -= len;
+        if range.len == 0 {
+            self.ranges.remove(index);
         }
         self.high_water = self.high_water.max(offset + len);
         Some(offset)
@@ -34,17 +44,22 @@ impl FreeList {
         if len == 0 {
             return;
         }
-        let (mut start, mut end) = (offset, offset + len);
-        if let Some((&before, &before_len)) = self.ranges.range(..offset).next_back()
-            && before + before_len == offset
-        {
-            self.ranges.remove(&before);
-            start = before;
+        let next = self.ranges.partition_point(|range| range.offset < offset);
+        let joins_next = self.ranges.get(next).is_some_and(|range| range.offset == offset + len);
+        let before = next.checked_sub(1).map(|i| &mut self.ranges[i]);
+        match before.filter(|range| range.offset + range.len == offset) {
+            Some(before) if joins_next => {
+                before.len += len;
+                let after = self.ranges.remove(next);
+                self.ranges[next - 1].len += after.len;
+            }
+            Some(before) => before.len += len,
+            None if joins_next => {
+                self.ranges[next].offset = offset;
+                self.ranges[next].len += len;
+            }
+            None => self.ranges.insert(next, Range { offset, len }),
         }
-        if let Some(after_len) = self.ranges.remove(&end) {
-            end += after_len;
-        }
-        self.ranges.insert(start, end - start);
     }
 
     pub(super) fn high_water(&self) -> usize {

@@ -4,7 +4,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::philox::RoundingNoise;
-use super::{Cpu, ELEMENTS_PER_TASK, vectorized_fn};
+use super::{Cpu, ELEMENTS_PER_TASK, vectorize};
 use crate::ops::CHUNK;
 use crate::ops::adamw::{AdamwKernels, AdamwParams, Coefficients, rounding_keys};
 use crate::ops::philox::round_stochastic;
@@ -90,39 +90,38 @@ impl Update {
         grad.par_chunks(LEN).zip(moments).zip(copies).enumerate().for_each(
             |(task, ((grad, (m, v)), (master, weights)))| {
                 let first_index = first_index + (task * LEN) as u64;
-                update_task(self, first_index, grad, master, m, v, weights);
+                vectorize!(update_task(self, first_index, grad, master, m, v, weights));
             },
         );
     }
 }
 
-vectorized_fn! {
-    fn update_task<'a, P: Stored, S: Stored, W: Float>(
-        update: &'a Update,
-        first_index: u64,
-        grad: &'a [f32],
-        master: &'a mut [P],
-        m: &'a mut [S],
-        v: &'a mut [S],
-        weights: &'a mut [W],
-    ) {
-        let mut index = first_index;
-        let mut noise = [(); 3].map(|()| RoundingNoise::new());
-        let rounds = [P::ROUNDS, S::ROUNDS, S::ROUNDS];
-        let copies = master.chunks_mut(CHUNK).zip(weights.chunks_mut(CHUNK));
-        let moments = m.chunks_mut(CHUNK).zip(v.chunks_mut(CHUNK));
-        for ((grad, (m, v)), (master, weights)) in grad.chunks(CHUNK).zip(moments).zip(copies) {
-            let len = grad.len();
-            for ((noise, key), rounds) in noise.iter_mut().zip(update.keys).zip(rounds) {
-                if rounds {
-                    noise.refill(key, update.tensor_key, index, len);
-                }
+#[inline(always)]
+fn update_task<P: Stored, S: Stored, W: Float>(
+    update: &Update,
+    first_index: u64,
+    grad: &[f32],
+    master: &mut [P],
+    m: &mut [S],
+    v: &mut [S],
+    weights: &mut [W],
+) {
+    let mut index = first_index;
+    let mut noise = [(); 3].map(|()| RoundingNoise::new());
+    let rounds = [P::ROUNDS, S::ROUNDS, S::ROUNDS];
+    let copies = master.chunks_mut(CHUNK).zip(weights.chunks_mut(CHUNK));
+    let moments = m.chunks_mut(CHUNK).zip(v.chunks_mut(CHUNK));
+    for ((grad, (m, v)), (master, weights)) in grad.chunks(CHUNK).zip(moments).zip(copies) {
+        let len = grad.len();
+        for ((noise, key), rounds) in noise.iter_mut().zip(update.keys).zip(rounds) {
+            if rounds {
+                noise.refill(key, update.tensor_key, index, len);
             }
-            let [master_noise, m_noise, v_noise] = &noise;
-            let noise = [master_noise.elements(len), m_noise.elements(len), v_noise.elements(len)];
-            update_chunk(&update.coefficients, grad, master, m, v, weights, noise);
-            index += len as u64;
         }
+        let [master_noise, m_noise, v_noise] = &noise;
+        let noise = [master_noise.elements(len), m_noise.elements(len), v_noise.elements(len)];
+        update_chunk(&update.coefficients, grad, master, m, v, weights, noise);
+        index += len as u64;
     }
 }
 

@@ -92,5 +92,5 @@ fn lane_max(x: &[f32]) -> f32 {
 #[inline(always)]
 fn exp_and_sum(x: &mut [f32], max: f32) -> f32 {
     x.iter_mut().for_each(|x| *x = exp(*x - max));
-    super::lane_sum(x.len(), |i| x[i])
+    super::lane_sum_of(x, |x| x)
 }

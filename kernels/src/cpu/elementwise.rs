@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, ELEMENTS_PER_TASK, add_partials, lane_sum_of, vectorized_fn};
+use super::{Cpu, ELEMENTS_PER_TASK, add_partials, lane_sum_of, vectorize};
 use crate::ops::elementwise::ElementwiseKernels;
 use crate::ops::{CHUNK, ROWS_PER_PARTIAL};
 use crate::{Float, Result, TensorMut, TensorRef, match_float};
@@ -54,44 +54,41 @@ impl ElementwiseKernels for Cpu {
 
 fn add_assign<T: Float>(x: &[T], y: &mut [T]) {
     let tasks = x.par_chunks(ELEMENTS_PER_TASK).zip(y.par_chunks_mut(ELEMENTS_PER_TASK));
-    tasks.for_each(|(x, y)| add_assign_task(x, y));
+    tasks.for_each(|(x, y)| vectorize!(add_assign_task(x, y)));
 }
 
-vectorized_fn! {
-    fn add_assign_task<'a, T: Float>(x: &'a [T], y: &'a mut [T]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = T::from_f32(y.to_f32() + x.to_f32());
-        }
+#[inline(always)]
+fn add_assign_task<T: Float>(x: &[T], y: &mut [T]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = T::from_f32(y.to_f32() + x.to_f32());
     }
 }
 
 fn cast<S: Float, T: Float>(src: &[S], dst: &mut [T]) {
     let tasks = src.par_chunks(ELEMENTS_PER_TASK).zip(dst.par_chunks_mut(ELEMENTS_PER_TASK));
-    tasks.for_each(|(src, dst)| cast_task(src, dst));
+    tasks.for_each(|(src, dst)| vectorize!(cast_task(src, dst)));
 }
 
-vectorized_fn! {
-    fn cast_task<'a, S: Float, T: Float>(src: &'a [S], dst: &'a mut [T]) {
-        for (dst, src) in dst.iter_mut().zip(src) {
-            *dst = T::from_f32(src.to_f32());
-        }
+#[inline(always)]
+fn cast_task<S: Float, T: Float>(src: &[S], dst: &mut [T]) {
+    for (dst, src) in dst.iter_mut().zip(src) {
+        *dst = T::from_f32(src.to_f32());
     }
 }
 
 fn column_sum<X: Float>(x: &[X], sums: &mut [f32], partials: &mut [f32]) {
     let width = sums.len();
     let tasks = x.par_chunks(ROWS_PER_PARTIAL * width).zip(partials.par_chunks_mut(width));
-    tasks.for_each(|(x, partial)| column_sum_task(x, partial));
+    tasks.for_each(|(x, partial)| vectorize!(column_sum_task(x, partial)));
     add_partials(partials, sums);
 }
 
-vectorized_fn! {
-    fn column_sum_task<'a, X: Float>(x: &'a [X], partial: &'a mut [f32]) {
-        partial.fill(0.0);
-        for row in x.chunks_exact(partial.len()) {
-            for (sum, x) in partial.iter_mut().zip(row) {
-                *sum += x.to_f32();
-            }
+#[inline(always)]
+fn column_sum_task<X: Float>(x: &[X], partial: &mut [f32]) {
+    partial.fill(0.0);
+    for row in x.chunks_exact(partial.len()) {
+        for (sum, x) in partial.iter_mut().zip(row) {
+            *sum += x.to_f32();
         }
     }
 }
@@ -107,16 +104,15 @@ pub(super) enum Term {
 pub(super) fn reduce_chunks(term: Term, x: &[f32], partials: &mut [f32]) {
     const CHUNKS_PER_TASK: usize = ELEMENTS_PER_TASK / CHUNK;
     let tasks = x.par_chunks(ELEMENTS_PER_TASK).zip(partials.par_chunks_mut(CHUNKS_PER_TASK));
-    tasks.for_each(|(x, partials)| reduce_chunks_task(term, x, partials));
+    tasks.for_each(|(x, partials)| vectorize!(reduce_chunks_task(term, x, partials)));
 }
 
-vectorized_fn! {
-    fn reduce_chunks_task<'a>(term: Term, x: &'a [f32], partials: &'a mut [f32]) {
-        for (chunk, partial) in x.chunks(CHUNK).zip(partials) {
-            *partial = match term {
-                Term::Value => lane_sum_of(chunk, |x| x),
-                Term::Square => lane_sum_of(chunk, |x| x * x),
-            };
-        }
+#[inline(always)]
+fn reduce_chunks_task(term: Term, x: &[f32], partials: &mut [f32]) {
+    for (chunk, partial) in x.chunks(CHUNK).zip(partials) {
+        *partial = match term {
+            Term::Value => lane_sum_of(chunk, |x| x),
+            Term::Square => lane_sum_of(chunk, |x| x * x),
+        };
     }
 }

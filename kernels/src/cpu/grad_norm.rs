@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::elementwise::{Term, reduce_chunks};
-use super::{Cpu, vectorized_fn};
+use super::{Cpu, vectorize};
 use crate::ops::grad_norm::GradNormKernels;
 use crate::ops::{CHUNK, Write};
 use crate::{Result, TensorMut, TensorRef};
@@ -32,29 +32,28 @@ impl GradNormKernels for Cpu {
 fn tree_sum(values: &mut [f32]) -> f32 {
     let mut len = values.len();
     while len > CHUNK {
-        values[..len].par_chunks_mut(CHUNK).for_each(|leaves| leaves[0] = subtree_sum(leaves));
+        values[..len].par_chunks_mut(CHUNK).for_each(|leaves| leaves[0] = vectorize!(subtree_sum(leaves)));
         len = len.div_ceil(CHUNK);
         for node in 1..len {
             values[node] = values[node * CHUNK];
         }
     }
-    subtree_sum(&mut values[..len])
+    vectorize!(subtree_sum(&mut values[..len]))
 }
 
-vectorized_fn! {
-    /// The tree over a few values, level by level in place.
-    fn subtree_sum<'a>(values: &'a mut [f32]) -> f32 {
-        let mut len = values.len();
-        while len > 1 {
-            let pairs = len / 2;
-            for node in 0..pairs {
-                values[node] = values[2 * node] + values[2 * node + 1];
-            }
-            if len % 2 == 1 {
-                values[pairs] = values[len - 1];
-            }
-            len = len.div_ceil(2);
+/// The tree over a few values, level by level in place.
+#[inline(always)]
+fn subtree_sum(values: &mut [f32]) -> f32 {
+    let mut len = values.len();
+    while len > 1 {
+        let pairs = len / 2;
+        for node in 0..pairs {
+            values[node] = values[2 * node] + values[2 * node + 1];
         }
-        values.first().copied().unwrap_or(0.0)
+        if len % 2 == 1 {
+            values[pairs] = values[len - 1];
+        }
+        len = len.div_ceil(2);
     }
+    values.first().copied().unwrap_or(0.0)
 }

@@ -4,7 +4,7 @@
 //! memory. Hence every parallel loop cuts its work at places that are functions of the shape, each piece
 //! writes its own outputs, and sums across pieces go through partial buffers that are added in order.
 //!
-//! Loops are compiled once per instruction set by [`vectorized`]; they contain no reassociation, so the
+//! Loops are compiled once per instruction set by [`vectorize!`]; they contain no reassociation, so the
 //! instruction set does not change their bits either.
 
 mod adamw;
@@ -15,13 +15,14 @@ mod embedding;
 mod gemm;
 mod grad_norm;
 mod philox;
+mod profile;
 mod rms_norm;
 mod rope;
 mod scratch;
 mod step_scalars;
 mod swiglu;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -29,10 +30,14 @@ use crate::arena::HostMemory;
 use crate::device::Caps;
 use crate::{Cost, Element, KernelError, Result, Storage, TensorMut, TensorRef};
 
+pub use profile::OpTime;
+use profile::Profile;
+
 /// The host as a device, with its own thread pool. Clones share the pool.
 #[derive(Clone)]
 pub struct Cpu {
     pool: Arc<rayon::ThreadPool>,
+    profile: Option<Arc<Mutex<Profile>>>,
 }
 
 impl Cpu {
@@ -43,7 +48,26 @@ impl Cpu {
             .thread_name(|i| format!("cpu-{i}"))
             .build()
             .map_err(|e| KernelError::Device(format!("cannot start {threads} CPU worker threads: {e}")))?;
-        Ok(Cpu { pool: Arc::new(pool) })
+        Ok(Cpu { pool: Arc::new(pool), profile: None })
+    }
+
+    /// The same device, which from now on measures where its time goes.
+    pub fn profiled(self) -> Self {
+        Cpu { profile: Some(Arc::default()), ..self }
+    }
+
+    /// Calls and seconds by op since the last call, in the order of first use; empty unless
+    /// [`Cpu::profiled`]. An op's time lasts until the next op begins, so the sum is wall time.
+    pub fn take_times(&self) -> Vec<OpTime> {
+        let profile = self.profile.as_ref();
+        profile.map_or_else(Vec::new, |profile| profile.lock().unwrap_or_else(PoisonError::into_inner).take())
+    }
+
+    /// Begins the time of an op.
+    fn begin(&self, op: &'static str) {
+        if let Some(profile) = &self.profile {
+            profile.lock().unwrap_or_else(PoisonError::into_inner).begin(op);
+        }
     }
 
     /// Number of threads that compute.
@@ -54,6 +78,16 @@ impl Cpu {
     /// Caps of every CPU device, without starting one.
     pub const CAPS: Caps =
         Caps { name: "cpu", alignment_bytes: 256, widens_bf16: true, packs_products: true };
+
+    /// Zeroes by all threads: one alone does not reach the bandwidth of memory.
+    fn clear<T: Element>(&self, dst: TensorMut<'_, Self>) {
+        let dst = dst.into_slice::<T>();
+        if dst.len() <= ELEMENTS_PER_TASK {
+            dst.fill(T::zeroed());
+        } else {
+            self.run(|| dst.par_chunks_mut(ELEMENTS_PER_TASK).for_each(|dst| dst.fill(T::zeroed())));
+        }
+    }
 
     /// Runs `work` on the pool; nested calls stay on their thread.
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
@@ -73,16 +107,19 @@ impl Storage for Cpu {
     }
 
     fn upload<T: Element>(&self, src: &[T], dst: TensorMut<'_, Self>) -> Result<()> {
+        self.begin("upload");
         dst.into_slice::<T>().copy_from_slice(src);
         Ok(())
     }
 
     fn download<T: Element>(&self, src: TensorRef<'_, Self>, dst: &mut [T]) -> Result<()> {
+        self.begin("download");
         dst.copy_from_slice(src.as_slice::<T>());
         Ok(())
     }
 
     fn copy(&self, src: TensorRef<'_, Self>, dst: TensorMut<'_, Self>) -> Result<()> {
+        self.begin("copy");
         src.expect_dtype("copy", "src", dst.dtype())?;
         match src.dtype().size_bytes() {
             2 => dst.into_slice::<half::bf16>().copy_from_slice(src.as_slice()),
@@ -96,11 +133,12 @@ impl Storage for Cpu {
     }
 
     fn zero(&self, dst: TensorMut<'_, Self>) -> Result<()> {
+        self.begin("zero");
         match dst.dtype() {
-            crate::DType::F32 => dst.into_slice::<f32>().fill(0.0),
-            crate::DType::Bf16 => dst.into_slice::<half::bf16>().fill(half::bf16::ZERO),
-            crate::DType::U32 => dst.into_slice::<u32>().fill(0),
-            crate::DType::I32 => dst.into_slice::<i32>().fill(0),
+            crate::DType::F32 => self.clear::<f32>(dst),
+            crate::DType::Bf16 => self.clear::<half::bf16>(dst),
+            crate::DType::U32 => self.clear::<u32>(dst),
+            crate::DType::I32 => self.clear::<i32>(dst),
         }
         Ok(())
     }
@@ -113,57 +151,33 @@ impl Storage for Cpu {
         self.run(work)
     }
 
-    fn record(&self, _cost: Cost) {}
+    fn record(&self, cost: Cost) {
+        self.begin(cost.op);
+    }
 }
 
-/// Compiles `body` for the best instruction set of this machine. Everything it calls must be
-/// `#[inline(always)]`, or it is compiled for the baseline and `f32::mul_add` becomes a library call.
-#[inline(always)]
-pub(crate) fn vectorized<R>(body: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(body)
-}
-
-/// Declares functions that are compiled for every instruction set, as [`vectorized`] does with closures.
+/// Compiles an expression for the best instruction set of this machine. Every function that it calls must be
+/// `#[inline(always)]`, or that function is compiled for the baseline, where `f32::mul_add` is a library call.
 ///
-/// A closure must be inlined for that, which LLVM declines where its body is large: it is then compiled for
-/// the baseline after all. What this macro declares is inlined by construction. Lifetimes of borrowed
-/// arguments must be named.
-macro_rules! vectorized_fn {
-    ($(#[$attribute:meta])* fn $name:ident<$lifetime:lifetime $(, $T:ident: $bound:path)*>(
-        $($argument:ident: $type:ty),* $(,)?
-    ) $(-> $output:ty)? $body:block) => {
-        $(#[$attribute])*
-        #[inline(always)]
-        fn $name<$lifetime $(, $T: $bound)*>($($argument: $type),*) $(-> $output)? {
-            struct Arguments<$lifetime $(, $T)*>($($type,)* std::marker::PhantomData<&$lifetime ($($T,)*)>);
-            impl<$lifetime $(, $T: $bound)*> pulp::NullaryFnOnce for Arguments<$lifetime $(, $T)*> {
-                type Output = $crate::cpu::vectorized_fn!(@output $($output)?);
-                #[inline(always)]
-                fn call(self) -> Self::Output {
-                    let Arguments($($argument,)* _) = self;
-                    $body
-                }
-            }
-            pulp::Arch::new().dispatch(Arguments($($argument,)* std::marker::PhantomData))
-        }
-    };
-    (@output) => { () };
-    (@output $output:ty) => { $output };
-}
-pub(crate) use vectorized_fn;
-
-/// [`vectorized`] of an expression, which it certainly inlines. A plain closure is called from one place
-/// per instruction set, so that beyond a modest size the compiler keeps it out of line, where it has only
-/// the baseline's instructions.
+/// The closure inside is marked likewise. It also consumes [`Once`], for a reason: a closure that could be
+/// called twice is called through a shim that no attribute reaches, and where the compiler keeps that shim
+/// out of line, the body has only the baseline's instructions (ten times slower where it multiplies and adds).
 macro_rules! vectorize {
-    ($body:expr) => {
-        $crate::cpu::vectorized({
+    ($body:expr) => {{
+        let once = $crate::cpu::Once;
+        pulp::Arch::new().dispatch(
             #[inline(always)]
-            || $body
-        })
-    };
+            || {
+                let _consumed = once;
+                $body
+            },
+        )
+    }};
 }
 pub(crate) use vectorize;
+
+/// Not `Copy`, so that a closure which consumes it can be called once only; see [`vectorize!`].
+pub(crate) struct Once;
 
 /// Lanes of the explicit accumulators in reductions: a fixed number, so that a sum has the same order
 /// whatever the width of the machine's registers.
@@ -204,6 +218,27 @@ pub(crate) fn lane_sum_of<T: Element>(x: &[T], f: impl Fn(T) -> f32) -> f32 {
     tree_of_lanes(lanes)
 }
 
+/// [`lane_sum`] of `f(a[i], b[i], c[i])` for slices of one length, as [`lane_sum_of`].
+#[inline(always)]
+pub(crate) fn lane_sum_of_three<A: Element, B: Element, C: Element>(
+    a: &[A],
+    b: &[B],
+    c: &[C],
+    f: impl Fn(A, B, C) -> f32,
+) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let (a, b, c) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>(), c.as_chunks::<LANES>());
+    for ((a, b), c) in a.0.iter().zip(b.0).zip(c.0) {
+        for lane in 0..LANES {
+            lanes[lane] += f(a[lane], b[lane], c[lane]);
+        }
+    }
+    for (((sum, a), b), c) in lanes.iter_mut().zip(a.1).zip(b.1).zip(c.1) {
+        *sum += f(*a, *b, *c);
+    }
+    tree_of_lanes(lanes)
+}
+
 /// Their sum, halves onto halves.
 #[inline(always)]
 fn tree_of_lanes(mut lanes: [f32; LANES]) -> f32 {
@@ -224,17 +259,13 @@ pub(crate) const ELEMENTS_PER_TASK: usize = 16 * crate::ops::CHUNK;
 pub(crate) fn add_partials(partials: &[f32], sums: &mut [f32]) {
     let width = sums.len();
     sums.par_chunks_mut(crate::ops::CHUNK).enumerate().for_each(|(chunk, sums)| {
-        add_partial_columns(partials, width, chunk * crate::ops::CHUNK, sums);
-    });
-}
-
-vectorized_fn! {
-    /// The columns from `start`.
-    fn add_partial_columns<'a>(partials: &'a [f32], width: usize, start: usize, sums: &'a mut [f32]) {
-        for partial in partials.chunks_exact(width) {
-            for (sum, term) in sums.iter_mut().zip(&partial[start..]) {
-                *sum += term;
+        let start = chunk * crate::ops::CHUNK;
+        vectorize!({
+            for partial in partials.chunks_exact(width) {
+                for (sum, term) in sums.iter_mut().zip(&partial[start..]) {
+                    *sum += term;
+                }
             }
-        }
-    }
+        });
+    });
 }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, vectorized_fn};
+use super::{Cpu, vectorize};
 use crate::ops::CHUNK;
 use crate::ops::philox::{
     NOISES_PER_BLOCK, NORMALS_PER_BLOCK, NormalParams, PhiloxKernels, normal_from_word, philox4x32, words,
@@ -15,25 +15,24 @@ impl PhiloxKernels for Cpu {
         self.run(|| {
             out.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
                 let first_index = params.first_index + (chunk * CHUNK) as u64;
-                normal(NormalParams { first_index, ..*params }, out);
+                vectorize!(normal(NormalParams { first_index, ..*params }, out));
             });
         });
         Ok(())
     }
 }
 
-vectorized_fn! {
-    /// At most [`CHUNK`] normal numbers.
-    fn normal<'a>(params: NormalParams, out: &'a mut [f32]) {
-        let NormalParams { seed, tensor_key, first_index, std, mean } = params;
-        // One block more than a chunk has, since the first element may stand inside a block.
-        let mut blocks = [[0; WORDS_PER_BLOCK]; CHUNK / WORDS_PER_BLOCK + 1];
-        let skipped = (first_index % NORMALS_PER_BLOCK) as usize;
-        let used = (skipped + out.len()).div_ceil(WORDS_PER_BLOCK);
-        fill_blocks(words(seed), tensor_key, first_index / NORMALS_PER_BLOCK, &mut blocks[..used]);
-        for (out, word) in out.iter_mut().zip(&blocks.as_flattened()[skipped..]) {
-            *out = normal_from_word(*word).mul_add(std, mean);
-        }
+/// At most [`CHUNK`] normal numbers.
+#[inline(always)]
+fn normal(params: NormalParams, out: &mut [f32]) {
+    let NormalParams { seed, tensor_key, first_index, std, mean } = params;
+    // One block more than a chunk has, since the first element may stand inside a block.
+    let mut blocks = [[0; WORDS_PER_BLOCK]; CHUNK / WORDS_PER_BLOCK + 1];
+    let skipped = (first_index % NORMALS_PER_BLOCK) as usize;
+    let used = (skipped + out.len()).div_ceil(WORDS_PER_BLOCK);
+    fill_blocks(words(seed), tensor_key, first_index / NORMALS_PER_BLOCK, &mut blocks[..used]);
+    for (out, word) in out.iter_mut().zip(&blocks.as_flattened()[skipped..]) {
+        *out = normal_from_word(*word).mul_add(std, mean);
     }
 }
 

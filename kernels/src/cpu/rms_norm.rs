@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Cpu, add_partials, lane_sum, lane_sum_of, vectorize};
+use super::{Cpu, add_partials, lane_sum_of, lane_sum_of_three, vectorize};
 use crate::ops::rms_norm::{RmsNormKernels, RmsNormShape};
 use crate::ops::{ROWS_PER_PARTIAL, Write};
 use crate::{Float, Result, TensorMut, TensorRef, match_float};
@@ -110,8 +110,8 @@ fn add_forward<X: Float, W: Float>(
                 for (row, rstd) in rstd.iter_mut().enumerate() {
                     let row = row * width..(row + 1) * width;
                     let (x, residual, sum) = (&x[row.clone()], &residual[row.clone()], &mut sum[row.clone()]);
-                    for w in 0..width {
-                        sum[w] = X::from_f32(x[w].to_f32() + residual[w].to_f32());
+                    for ((sum, x), residual) in sum.iter_mut().zip(x).zip(residual) {
+                        *sum = X::from_f32(x.to_f32() + residual.to_f32());
                     }
                     *rstd = normalize_row(eps, sum, weight, &mut out[row]);
                 }
@@ -171,7 +171,10 @@ fn backward_row<X: Float, W: Float>(
     dweight: &mut [f32],
 ) {
     let width = x.len();
-    let dot = lane_sum(width, |w| dout[w].to_f32() * weight[w].to_f32() * x[w].to_f32());
+    // Equal lengths that the compiler sees: the loop below checks no index.
+    let (dout, weight, dx, dweight) =
+        (&dout[..width], &weight[..width], &mut dx[..width], &mut dweight[..width]);
+    let dot = lane_sum_of_three(dout, weight, x, |d, w, x| d.to_f32() * w.to_f32() * x.to_f32());
     let pull = rstd * rstd * rstd * dot / width as f32;
     for w in 0..width {
         let (d, x) = (dout[w].to_f32(), x[w].to_f32());
