@@ -76,7 +76,7 @@ impl ModelFolder {
         let model = Transformer::new(self.config.clone());
         let bytes = plan::generation_bytes(device.caps(), &model, dtype, prompt_len, capacity)?;
         let network = self.load(Network::new(Context::new(device, bytes)?, model, dtype, 1, capacity)?)?;
-        Ok(CachedNetwork::new(network, capacity)?)
+        CachedNetwork::new(network, capacity)
     }
 
     fn load<D: Device>(&self, mut network: Network<D>) -> Result<Network<D>> {

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 #[derive(Clone, Debug)]
 pub enum Job {
     /// A checkpoint.
-    Checkpoint(SaveJob),
+    Checkpoint(Box<SaveJob>),
     /// Weights only.
     Weights(WeightsJob),
 }

@@ -21,6 +21,7 @@ pub(super) struct Disk {
 
 impl Disk {
     /// Files and folders get this access as they are created.
+    #[cfg_attr(not(test), expect(clippy::needless_update, reason = "tests have a second field"))]
     pub(super) fn new(access: Access) -> Self {
         Disk { access, ..Self::default() }
     }

@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn ranges_are_cut_at_multiples() {
         assert_eq!(cut(3..10, 4).collect::<Vec<_>>(), [3..4, 4..8, 8..10]);
-        assert_eq!(cut(4..8, 4).collect::<Vec<_>>(), [4..8]);
+        assert!(cut(4..8, 4).eq(std::iter::once(4..8)));
         assert_eq!(cut(5..5, 4).count(), 0);
     }
 }

@@ -74,7 +74,7 @@ impl TensorData {
         let size_bytes = self.spec.dtype.size_bytes();
         let start = piece.start_element;
         let end = start.saturating_add(piece.bytes().len() / size_bytes);
-        if piece.bytes().len() % size_bytes != 0 || end > self.spec.num_elements() {
+        if !piece.bytes().len().is_multiple_of(size_bytes) || end > self.spec.num_elements() {
             return Err(Error::fault(format!(
                 "snapshot of `{}`: {} bytes from element {start} do not fit shape {:?} of {}",
                 self.spec.name,

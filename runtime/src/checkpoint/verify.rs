@@ -179,10 +179,10 @@ fn check_file(dir: &Path, record: &FileRecord) -> (Option<Problem>, u64) {
         let what = if record.covered_bytes < size_bytes { "header" } else { "content" };
         return (problem(format!("the {what} does not have its checksum")), record.covered_bytes);
     }
-    if record.path.ends_with(".safetensors") {
-        if let Err(why) = header_of(&path) {
-            return (problem(why), record.covered_bytes);
-        }
+    if record.path.ends_with(".safetensors")
+        && let Err(why) = header_of(&path)
+    {
+        return (problem(why), record.covered_bytes);
     }
     (None, record.covered_bytes)
 }

@@ -25,7 +25,8 @@ pub struct Document {
 /// Items are errors where a file cannot be read, is not UTF-8 (with the byte offset), or where a line of a
 /// `.jsonl` file is not an object with a string `text` (with the line number).
 pub fn documents(paths: &[PathBuf]) -> impl Iterator<Item = Result<Document>> + Send + use<> {
-    paths.to_vec().into_iter().flat_map(|path| -> Box<dyn Iterator<Item = Result<Document>> + Send> {
+    let paths = paths.to_vec();
+    paths.into_iter().flat_map(|path| -> Box<dyn Iterator<Item = Result<Document>> + Send> {
         if path.extension().is_some_and(|extension| extension == "jsonl") {
             match JsonLines::open(path) {
                 Ok(lines) => Box::new(lines),

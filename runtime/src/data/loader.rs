@@ -1,7 +1,7 @@
 //! The steps of one rank, read ahead of time by a thread.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use super::batch::{BatchShape, MicroBatch};
@@ -159,10 +159,7 @@ fn read_ahead(
     free: &Receiver<StepBatch>,
 ) {
     for step in first_step.. {
-        let mut batch = match free.try_recv() {
-            Ok(batch) => batch,
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => StepBatch::default(),
-        };
+        let mut batch = free.try_recv().unwrap_or_default();
         let result = reader.read(step, &mut batch).map(|()| batch);
         let last = result.is_err();
         if ready.send(result).is_err() || last {

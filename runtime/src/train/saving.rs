@@ -105,13 +105,13 @@ impl Saving {
             tokenizer: self.tokenizer.clone(),
             mesh: self.mesh,
         };
-        self.saver.submit(Job::Checkpoint(SaveJob {
+        self.saver.submit(Job::Checkpoint(Box::new(SaveJob {
             checkpoints_dir: self.checkpoints_dir.clone(),
             snapshot,
             documents,
             options: self.options.clone(),
             retention: Some(self.retention),
-        }))?;
+        })))?;
         self.last_save = Instant::now();
         self.snapshot_s = start.elapsed().as_secs_f64();
         Ok(self.snapshot_s)

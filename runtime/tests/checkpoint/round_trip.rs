@@ -262,9 +262,9 @@ fn the_background_saver_reports_each_job_and_survives_a_failed_one() {
     std::fs::write(&blocked, "").unwrap();
     let mut saver = BackgroundSaver::start().unwrap();
     assert!(saver.poll().is_none() && saver.wait().is_none());
-    saver.submit(Job::Checkpoint(job(&blocked.join("checkpoints"), 1, 1))).unwrap();
+    saver.submit(Job::Checkpoint(Box::new(job(&blocked.join("checkpoints"), 1, 1)))).unwrap();
     assert!(saver.is_busy());
-    let error = saver.submit(Job::Checkpoint(job(run.path(), 1, 1))).unwrap_err();
+    let error = saver.submit(Job::Checkpoint(Box::new(job(run.path(), 1, 1)))).unwrap_err();
     assert!(error.to_string().contains("still in flight"), "{error}");
     let error = saver.wait().unwrap().unwrap_err();
     assert!(error.to_string().contains(&blocked.display().to_string()) && error.exit_code() == 1, "{error}");
@@ -275,7 +275,7 @@ fn the_background_saver_reports_each_job_and_survives_a_failed_one() {
         spec: TensorSpec::new("w", [2], DType::F32),
         pieces: vec![Piece::new(0, buffer.clone(), 0..8)],
     }];
-    saver.submit(Job::Checkpoint(lent)).unwrap();
+    saver.submit(Job::Checkpoint(Box::new(lent))).unwrap();
     let saved = loop {
         match saver.poll() {
             Some(result) => break result.unwrap(),
@@ -284,7 +284,7 @@ fn the_background_saver_reports_each_job_and_survives_a_failed_one() {
     };
     assert_eq!((saved.step, saved.bytes), (2, tree_bytes(&saved.dir)));
     assert!(Arc::into_inner(buffer).is_some(), "the buffer is free again");
-    saver.submit(Job::Checkpoint(job(run.path(), 3, 1))).unwrap();
+    saver.submit(Job::Checkpoint(Box::new(job(run.path(), 3, 1)))).unwrap();
     assert_eq!(saver.finish().unwrap().unwrap().step, 3);
 }
 
