@@ -14,7 +14,7 @@ use crate::{Error, Result};
 #[derive(Debug, Default)]
 pub(super) struct Disk {
     /// Who may read what is created.
-    access: Access,
+    pub(super) access: Access,
     #[cfg(test)]
     pub(super) trap: super::crash_tests::Trap,
 }
