@@ -248,7 +248,13 @@ fn products<D: Device>(inputs: &mut Inputs<'_, D>, cases: &mut Vec<Case<D>>) -> 
 }
 
 fn attentions<D: Device>(inputs: &mut Inputs<'_, D>, cases: &mut Vec<Case<D>>) -> Result<()> {
-    let shape = AttentionShape { num_heads: HEADS, num_kv_heads: KV_HEADS, head_dim: HEAD_DIM, window: None, longest: SEQ_LEN };
+    let shape = AttentionShape {
+        num_heads: HEADS,
+        num_kv_heads: KV_HEADS,
+        head_dim: HEAD_DIM,
+        window: None,
+        longest: SEQ,
+    };
     let (q_grid, k_grid) = ([TOKENS, HEADS, HEAD_DIM], [TOKENS, KV_HEADS, HEAD_DIM]);
     let bounds: Vec<u32> = (0..=TOKENS).step_by(SEQ).map(|end| end as u32).collect();
     let segments = bounds.len();
