@@ -13,7 +13,11 @@ fn run_folders_that_cannot_be() {
         case("a file", &["train", "run.toml", "--set", "run.dir=file"], &["file", "hint: "]),
         case("below a file", &["train", "run.toml", "--set", "run.dir=file/run"], &["file", "hint: "]),
         case("in /proc", &["train", "run.toml", "--set", "run.dir=/proc/run"], &["/proc/run"]),
-        case("export below a file", &["checkpoint", "export", "{w}/run", "--out", "file/out"], &["file/out"]),
+        case(
+            "export below a file",
+            &["checkpoint", "export", "{w}/run", "--out", "file/out"],
+            &["cannot create folder file: ", "hint: "],
+        ),
         case(
             "tokens below a file",
             &["data", "tokenize", "--out", "file/t", "--tokenizer", "{w}/tokenizer.json", "{w}/text.txt"],

@@ -117,10 +117,8 @@ impl Disk {
     }
 }
 
-/// An error of writing: a fault, unless the path leads through a file and can never be written.
 fn write_fault(verb: &str, path: &Path, error: &io::Error) -> Error {
     let hint = match error.kind() {
-        ErrorKind::NotADirectory => return io_error(verb, path, error),
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             "; hint: free space or raise the quota; earlier checkpoints are untouched"
         }

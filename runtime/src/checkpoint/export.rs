@@ -16,6 +16,7 @@ use super::save::write_documents;
 use super::step_writer::SaveOptions;
 use super::tensor_set::TensorSet;
 use super::workers::{default_threads, parallel};
+use crate::files::Access;
 use crate::{Error, Result};
 
 /// Elements converted at once by a thread.
@@ -45,12 +46,14 @@ pub fn export_hf(source: &Path, out_dir: &Path, dtype: DType) -> Result<()> {
             return Err(Error::input(format!("{} exists; hint: choose an empty folder", path.display())));
         }
     }
+    // A relative name without folder lies in the current one.
+    let parent = out_dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Before the first byte: an impossible path is the user's, whatever fails later is the disk's.
+    Access::umask().create_dir_all(parent)?;
     let written = write(&disk, &opened, &tmp, dtype, config_json.as_deref(), tokenizer.as_deref());
     let placed = written.and_then(|()| {
         disk.rename(&tmp, out_dir)?;
-        // A relative name without folder lies in the current one.
-        let parent = out_dir.parent().filter(|p| !p.as_os_str().is_empty());
-        disk.sync_dir(parent.unwrap_or(Path::new(".")))
+        disk.sync_dir(parent)
     });
     if placed.is_err() && tmp.exists() {
         // The first error is the one to report.

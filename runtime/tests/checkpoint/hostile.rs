@@ -90,6 +90,61 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// `forged`: with the checksum of the mutated text, so that the readers behind it see the damage.
+    #[test]
+    fn mutated_manifests_never_panic(
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+        digits in 0..22_usize,
+        forged in any::<bool>(),
+    ) {
+        let saved = saved_once();
+        let text = fs::read(saved.join("manifest.json")).unwrap();
+        let end = text.len() - seal(b"").len();
+        let mut body = text[..end].to_vec();
+        let place = at.index(end);
+        if body[place].is_ascii_digit() {
+            body.splice(place..=place, std::iter::repeat_n(b'0' + byte % 10, digits));
+        } else {
+            body[place] = byte;
+        }
+        let changed = body != text[..end];
+        if forged {
+            body.extend(seal(&body).into_bytes());
+        } else {
+            body.extend(&text[end..]);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        for part in ["weights", "optimizer", "trainer.json"] {
+            std::os::unix::fs::symlink(saved.join(part), dir.path().join(part)).unwrap();
+        }
+        fs::write(dir.path().join("manifest.json"), &body).unwrap();
+        let opened = CheckpointReader::open(dir.path());
+        prop_assert!(forged || opened.is_err() == changed);
+        let report = verify(dir.path()).unwrap();
+        prop_assert!(forged || report.is_ok() != changed);
+    }
+}
+
+/// The last lines of a manifest, with the checksum of what stands before.
+fn seal(body: &[u8]) -> String {
+    format!(",\n  \"manifest_blake3\": \"{}\"\n}}\n", blake3::hash(body).to_hex())
+}
+
+/// A checkpoint that is saved once for all cases.
+fn saved_once() -> &'static Path {
+    static SAVED: std::sync::OnceLock<(tempfile::TempDir, std::path::PathBuf)> = std::sync::OnceLock::new();
+    let (_, dir) = SAVED.get_or_init(|| {
+        let run = tempfile::tempdir().unwrap();
+        let dir = save(&crate::job(run.path(), 1, 1)).unwrap().dir;
+        (run, dir)
+    });
+    dir
+}
+
 #[test]
 fn the_library_s_files_are_read() {
     let dir = tempfile::tempdir().unwrap();
