@@ -81,7 +81,7 @@ pub(crate) fn check<L: Layer>(subject: &Subject<'_, L>) {
 const DOCUMENTS: [usize; 3] = [13, 1, 9];
 const GRADIENT_TOKENS: usize = 23;
 /// Tokens of the byte check: every block is then a multiple of the arena's alignment.
-const COUNTED_TOKENS: usize = 64;
+const COUNTED_TOKENS: usize = 128;
 
 /// Step of the differences, relative to the size of a tensor's elements: near the balance of truncation
 /// (h² relative, before extrapolation) and rounding (epsilon / h).
