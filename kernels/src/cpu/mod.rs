@@ -11,6 +11,7 @@ mod cross_entropy;
 mod embedding;
 mod gemm;
 mod rms_norm;
+mod simd;
 
 use std::sync::Arc;
 
