@@ -21,6 +21,7 @@ mod rope;
 mod scratch;
 mod step_scalars;
 mod swiglu;
+mod simd;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

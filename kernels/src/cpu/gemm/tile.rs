@@ -2,6 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
+use super::super::simd::prefetch;
 use super::{MAX_KC, MAX_TASK_ROWS, MR, NR};
 
 /// A task's packed rows of `a`, on its stack.
@@ -13,6 +14,9 @@ impl Panels {
         Panels([0.0; MAX_TASK_ROWS * MAX_KC])
     }
 }
+
+/// Elements of a cache line.
+const LINE: usize = 16;
 
 /// One task's rows of `c` and one block of k: `c[rows, columns] (+)= a · b`.
 pub(super) struct RowBlock<'a> {
@@ -50,11 +54,14 @@ impl RowBlock<'_> {
     #[inline(always)]
     fn tiles<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
         let width = VECTORS * S::F32_LANES;
-        for (j, b) in self.b.chunks_exact(self.kc * NR).enumerate() {
+        let panel_len = self.kc * NR;
+        for (j, b) in self.b.chunks_exact(panel_len).enumerate() {
             for (i, a) in self.a.chunks_exact(self.kc * MR).enumerate() {
                 for row in (0..MR).step_by(ROWS) {
                     for column in (0..NR).step_by(width) {
-                        let sums = sums::<S, ROWS, VECTORS>(simd, a, row, b, column);
+                        // One line of the next panel for each k: the first two tiles fetch all of it.
+                        let ahead = &self.b[((j + 1) * panel_len + i * self.kc * LINE).min(self.b.len())..];
+                        let sums = sums::<S, ROWS, VECTORS>(simd, a, row, b, column, ahead);
                         let (row, column) = (i * MR + row, j * NR + column);
                         if row < self.rows && column < self.columns {
                             let rows = ROWS.min(self.rows - row);
@@ -77,9 +84,11 @@ fn sums<S: Simd, const ROWS: usize, const VECTORS: usize>(
     row: usize,
     b: &[f32],
     column: usize,
+    ahead: &[f32],
 ) -> [[S::f32s; VECTORS]; ROWS] {
     let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-    for (a, b) in a.chunks_exact(MR).zip(b.chunks_exact(NR)) {
+    for (k, (a, b)) in a.chunks_exact(MR).zip(b.chunks_exact(NR)).enumerate() {
+        prefetch(ahead, k * LINE);
         let (a, b) = (&a[row..row + ROWS], &b[column..column + VECTORS * S::F32_LANES]);
         let b = S::as_simd_f32s(b).0;
         for r in 0..ROWS {
