@@ -24,10 +24,13 @@ use tisserand_kernels::ops::step_scalars::{self, StepScalars};
 use tisserand_kernels::ops::{CHUNK, Write, elementwise, embedding, gemm, grad_norm, rms_norm, swiglu};
 use tisserand_kernels::{Block, Class, Context, Cost, Cpu, DType, Device, DryRun, Element, Result};
 
+/// One call of an op on tensors that it owns.
+type Run<D> = Box<dyn FnMut(&Context<D>) -> Result<()>>;
+
 /// A call of one op, with the blocks that it works on.
 struct Case<D: Device> {
     name: String,
-    run: Box<dyn FnMut(&Context<D>) -> Result<()>>,
+    run: Run<D>,
 }
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {

@@ -19,9 +19,9 @@ mod profile;
 mod rms_norm;
 mod rope;
 mod scratch;
+mod simd;
 mod step_scalars;
 mod swiglu;
-mod simd;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
