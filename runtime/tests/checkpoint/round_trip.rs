@@ -112,7 +112,7 @@ fn a_rank_that_wrote_nothing_or_twice_is_noticed() {
 fn large_tensors_have_slices_and_bits_do_not_depend_on_threads() {
     let dir = tempfile::tempdir().unwrap();
     let num_elements = (64 << 20) / 2 + 12_345;
-    let bytes: Vec<u8> = (0..num_elements * 2).map(|i| (i * 31 >> 8) as u8 & 0x3f).collect();
+    let bytes: Vec<u8> = (0..num_elements * 2).map(|i| ((i * 31) >> 8) as u8 & 0x3f).collect();
     let spec = TensorSpec::new("big", [num_elements], DType::Bf16);
     let mut digests = Vec::new();
     for threads in [1, 3] {
