@@ -3,7 +3,7 @@
 //! - [`cli`]: the vocabulary of commands. Start here.
 //! - [`commands`]: one file per command.
 //! - [`device`]: the one `match` that chooses a device.
-//! - [`env`]: the only place that reads the environment; [`signals`]: the only one that handles signals.
+//! - [`mod@env`]: the only place that reads the environment; [`signals`]: the only one that handles signals.
 
 pub mod cli;
 pub mod commands;

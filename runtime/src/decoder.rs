@@ -8,7 +8,7 @@ use crate::network::Network;
 
 /// Logits of the last token after `tokens` follow those already in the cache, one sequence at a time.
 pub trait Decoder: Send {
-    /// Takes new tokens; the logits of the last [vocab_size].
+    /// Takes new tokens; the logits of the last `[vocab_size]`.
     fn extend(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
 
     /// Tokens taken so far.

@@ -206,7 +206,7 @@ impl<D: Device> Network<D> {
         self.model.blocks.iter().map(cache).collect()
     }
 
-    /// Takes new tokens of one sequence behind those in `caches`; the logits of the last [vocab_size].
+    /// Takes new tokens of one sequence behind those in `caches`; the logits of the last `[vocab_size]`.
     pub fn extend(&self, caches: &mut [KvCache<D>], tokens: &[u32]) -> Result<Vec<f32>> {
         let ctx = &self.ctx;
         let (count, start) = (tokens.len() as u32, caches.first().map_or(0, KvCache::len) as u32);

@@ -1,7 +1,7 @@
 //! The plan of a run: the real step on a device that only counts.
 //!
 //! Everything that takes arena memory (state, a step, evaluation) runs once on
-//! [`DryRun`](tisserand_kernels::DryRun), so the arena that the run allocates is exactly as large as the
+//! [`DryRun`], so the arena that the run allocates is exactly as large as the
 //! run needs, and the FLOPs are those of the ops that are called.
 
 use tisserand_collectives::Single;

@@ -4,7 +4,7 @@
 //! memory. Hence every parallel loop cuts its work at places that are functions of the shape, each piece
 //! writes its own outputs, and sums across pieces go through partial buffers that are added in order.
 //!
-//! Loops are compiled once per instruction set by [`vectorize!`]; they contain no reassociation, so the
+//! Loops are compiled once per instruction set by `vectorize!`; they contain no reassociation, so the
 //! instruction set does not change their bits either.
 
 mod adamw;

@@ -52,8 +52,8 @@ pub const CHUNK_LOGITS: usize = 1 << 20;
 /// Device side of this family beyond the products. Arguments have been checked by the functions below.
 pub trait CrossEntropyKernels: Storage {
     /// Losses of `shape.tokens` rows of f32 `logits` [tokens, vocab_size], which it overwrites: with
-    /// `dlogits` where there is a `loss_scale` [1], with anything where there is none.
-    /// `cross_entropy` and `z_losses` are [tokens] f32.
+    /// `dlogits` where there is a `loss_scale` `[1]`, with anything where there is none.
+    /// `cross_entropy` and `z_losses` are `[tokens]` f32.
     fn softmax_cross_entropy_rows(
         &self,
         shape: CrossEntropyShape,
@@ -69,8 +69,8 @@ pub trait CrossEntropyKernels: Storage {
 /// Losses, and the gradient of `loss_scale · (sum of all losses)`.
 ///
 /// Shapes: `x`, `dx` [tokens, hidden_size] of one dtype, f32 or bf16, `dx` replaced; `weight`
-/// [vocab_size, hidden_size] f32 or bf16; `labels` [tokens] i32, each a class or [`IGNORED`] (a
-/// precondition: values on a device are not seen here); `loss_scale` [1] f32, usually 1 / labelled tokens;
+/// [vocab_size, hidden_size] f32 or bf16; `labels` `[tokens]` i32, each a class or [`IGNORED`] (a
+/// precondition: values on a device are not seen here); `loss_scale` `[1]` f32, usually 1 / labelled tokens;
 /// `losses` [2, tokens] f32: cross-entropies, then z-losses, both 0 for ignored tokens; `dweight`
 /// [vocab_size, hidden_size] f32, added to, chunk by chunk in order.
 pub fn linear_forward_backward<D: Device>(

@@ -39,7 +39,7 @@ pub trait EmbeddingKernels: Storage {
 
 /// `out[t, h] = table[tokens[t], h]`.
 ///
-/// Shapes: `tokens` [tokens] u32, each below vocab_size; `table` [vocab_size, hidden_size] f32 or bf16;
+/// Shapes: `tokens` `[tokens]` u32, each below vocab_size; `table` [vocab_size, hidden_size] f32 or bf16;
 /// `out` [tokens, hidden_size] f32 or bf16, rounded where it is narrower than the table.
 pub fn forward<D: Device>(
     ctx: &Context<D>,
@@ -61,7 +61,7 @@ pub fn forward<D: Device>(
 
 /// `dtable[tokens[t], h] += dout[t, h]`, the tokens of one row added in their order.
 ///
-/// Shapes: `tokens` [tokens] u32, each below vocab_size; `dout` [tokens, hidden_size] f32 or bf16;
+/// Shapes: `tokens` `[tokens]` u32, each below vocab_size; `dout` [tokens, hidden_size] f32 or bf16;
 /// `dtable` [vocab_size, hidden_size] f32.
 pub fn backward<D: Device>(
     ctx: &Context<D>,

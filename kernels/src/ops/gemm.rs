@@ -32,7 +32,7 @@ pub enum Layout {
 
 /// Device side of this family. Arguments have been checked by the functions below.
 pub trait GemmKernels: Storage {
-    /// `c = a·b + bias` or `c += a·b`. Operands may differ in storage type; `bias` [n] comes only with
+    /// `c = a·b + bias` or `c += a·b`. Operands may differ in storage type; `bias` `[n]` comes only with
     /// [`Write::Replace`]; `workspace` has [`workspace_len`] f32 elements.
     fn gemm(
         &self,
@@ -72,7 +72,7 @@ pub fn workspace_len(shape: GemmShape, c: DType, caps: Caps) -> usize {
 
 /// `out = x · weightᵀ + bias`.
 ///
-/// Shapes: `x` [tokens, in], `out` [tokens, out] of one dtype; `weight` [out, in] and `bias` [out] of one
+/// Shapes: `x` [tokens, in], `out` [tokens, out] of one dtype; `weight` [out, in] and `bias` `[out]` of one
 /// dtype; each f32 or bf16.
 pub fn linear_forward<D: Device>(
     ctx: &Context<D>,

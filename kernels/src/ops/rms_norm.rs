@@ -59,7 +59,7 @@ pub trait RmsNormKernels: Storage {
 
 /// Normalises every row of `x`.
 ///
-/// Shapes: `x`, `out` [rows, width] f32 or bf16, equal; `weight` [width] f32 or bf16; `rstd` [rows] f32.
+/// Shapes: `x`, `out` [rows, width] f32 or bf16, equal; `weight` `[width]` f32 or bf16; `rstd` `[rows]` f32.
 pub fn forward<D: Device>(
     ctx: &Context<D>,
     eps: f32,
@@ -81,7 +81,7 @@ pub fn forward<D: Device>(
 /// `sum = x + residual`, then [`forward`] of `sum`. The sum is rounded to its storage type before it is
 /// normalised, so the fused op has the bits of the two plain ones.
 ///
-/// Shapes: `x`, `residual`, `sum`, `out` [rows, width] of one dtype; `weight` [width]; `rstd` [rows] f32.
+/// Shapes: `x`, `residual`, `sum`, `out` [rows, width] of one dtype; `weight` `[width]`; `rstd` `[rows]` f32.
 pub fn add_forward<D: Device>(
     ctx: &Context<D>,
     eps: f32,
@@ -108,7 +108,7 @@ pub fn add_forward<D: Device>(
 /// `dx = rstd · (g - x · rstd² · mean_w(g · x))` replaces `dx` or is added to it (the residual's gradient
 /// is then already there), and `dweight[w] += sum_r dout[r, w] · x[r, w] · rstd[r]`.
 ///
-/// Shapes as in [`forward`]; `dx` like `x`; `dweight` [width] f32. The sum over rows adds partial sums of
+/// Shapes as in [`forward`]; `dx` like `x`; `dweight` `[width]` f32. The sum over rows adds partial sums of
 /// [`ROWS_PER_PARTIAL`](super::ROWS_PER_PARTIAL) rows in order.
 pub fn backward<D: Device>(
     ctx: &Context<D>,

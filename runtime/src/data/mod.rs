@@ -1,7 +1,7 @@
 //! From text to the tokens of a step.
 //!
-//! Text becomes token files once: [`documents`] reads it, [`tokenize`] encodes it, [`token_writer`] writes
-//! `.bin` and `.idx`; [`prepare`] does all of it, tokenizer included, for small runs.
+//! Text becomes token files once: [`documents`] reads it, [`mod@tokenize`] encodes it, [`token_writer`] writes
+//! `.bin` and `.idx`; [`mod@prepare`] does all of it, tokenizer included, for small runs.
 //! A run reads them: [`token_file`] over [`index`]; [`dataset`] numbers the samples of every source,
 //! [`blend`] and [`permutation`] say which one the i-th sample of the run is, [`step_order`] which samples
 //! a step consumes, [`batch`] lays sequences out for the model and [`loader`] does so ahead of time.

@@ -11,7 +11,7 @@ use crate::params::{ParamId, UnitGradients, UnitWeights};
 pub struct Linear {
     /// [out_features, in_features].
     pub weight: ParamId,
-    /// [out_features].
+    /// `[out_features]`.
     pub bias: Option<ParamId>,
     /// Columns of the input.
     pub in_features: usize,

@@ -9,7 +9,7 @@ use crate::params::{ParamId, UnitGradients, UnitWeights};
 /// One norm.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Norm {
-    /// [width].
+    /// `[width]`.
     pub weight: ParamId,
     /// Elements that are normalised together.
     pub width: usize,
@@ -19,7 +19,7 @@ pub struct Norm {
 
 /// What the backward pass of a norm needs besides its input.
 pub struct NormSaved<D: Storage> {
-    /// Reciprocal root mean square of every row [rows] f32.
+    /// Reciprocal root mean square of every row `[rows]` f32.
     rstd: Block<D>,
 }
 

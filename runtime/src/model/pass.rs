@@ -69,17 +69,17 @@ impl<D: Device> Pass<'_, D> {
         self.batch.tokens.len()
     }
 
-    /// Token ids [tokens].
+    /// Token ids `[tokens]`.
     pub fn token_ids(&self) -> TensorRef<'_, D> {
         self.batch.tokens.view([self.tokens()])
     }
 
-    /// Labels [tokens]; -100 is ignored.
+    /// Labels `[tokens]`; -100 is ignored.
     pub fn labels(&self) -> TensorRef<'_, D> {
         self.batch.labels.view([self.tokens()])
     }
 
-    /// Position of each token in its document [tokens].
+    /// Position of each token in its document `[tokens]`.
     pub fn positions(&self) -> TensorRef<'_, D> {
         self.batch.positions.view([self.tokens()])
     }

@@ -51,7 +51,7 @@ pub struct Executor<D: Device> {
     dp_shard: Box<dyn Communicator<D>>,
     /// [`StepScalars`] as words.
     scalars: Block<D>,
-    /// Sums of cross-entropy and z-loss over the micro-batches of the step [2].
+    /// Sums of cross-entropy and z-loss over the micro-batches of the step `[2]`.
     loss_sums: Block<D>,
     flight: InFlight<D>,
 }
