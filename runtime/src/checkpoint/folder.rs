@@ -30,6 +30,9 @@ pub struct Latest {
     /// What was not as a finished save leaves it. Show it: with no checkpoint it says that some were
     /// found and none is whole.
     pub warning: Option<String>,
+    /// Whether the warning is of damage: what `latest` names is not whole. A newer step than the one it names
+    /// is no damage: a crash between writing a step and naming it leaves that.
+    pub damaged: bool,
 }
 
 /// The checkpoint that `latest` names; if that is missing or incomplete, the newest complete one, with a
@@ -50,7 +53,7 @@ pub fn latest(checkpoints_dir: &Path) -> Result<Latest> {
     let mut complaints = Vec::new();
     match named {
         Err(complaint) if !candidates.is_empty() => complaints.push(complaint),
-        Err(_) => return Ok(Latest { checkpoint: None, warning: None }),
+        Err(_) => return Ok(Latest::default()),
         Ok(step) => {
             if !candidates.iter().any(|(s, _)| *s == step) {
                 complaints.push(format!("{} names {}, which is missing", path.display(), step_name(step)));
@@ -59,7 +62,8 @@ pub fn latest(checkpoints_dir: &Path) -> Result<Latest> {
                 match Manifest::read_complete(dir) {
                     Ok(_) => {
                         let warning = newer_warning(&candidates, step, &path);
-                        return Ok(Latest { checkpoint: Some((step, dir.clone())), warning });
+                        let checkpoint = Some((step, dir.clone()));
+                        return Ok(Latest { checkpoint, warning, damaged: false });
                     }
                     Err(e) => complaints.push(e.to_string()),
                 }
@@ -70,7 +74,8 @@ pub fn latest(checkpoints_dir: &Path) -> Result<Latest> {
         match Manifest::read_complete(&dir) {
             Ok(_) => {
                 complaints.push(format!("the newest complete checkpoint is {}", dir.display()));
-                return Ok(Latest { checkpoint: Some((step, dir)), warning: Some(complaints.join("; ")) });
+                let (checkpoint, warning) = (Some((step, dir)), Some(complaints.join("; ")));
+                return Ok(Latest { checkpoint, warning, damaged: true });
             }
             Err(e) => {
                 let complaint = e.to_string();
@@ -81,7 +86,7 @@ pub fn latest(checkpoints_dir: &Path) -> Result<Latest> {
         }
     }
     complaints.push("no complete checkpoint is left".into());
-    Ok(Latest { checkpoint: None, warning: Some(complaints.join("; ")) })
+    Ok(Latest { checkpoint: None, warning: Some(complaints.join("; ")), damaged: true })
 }
 
 /// `latest` is obeyed even where a newer step is complete (someone may have gone back on purpose), but
@@ -147,6 +152,8 @@ pub struct Resolved {
     pub source: Source,
     /// As in [`Latest`].
     pub warning: Option<String>,
+    /// As in [`Latest`].
+    pub damaged: bool,
 }
 
 /// Accepts a run folder, its `checkpoints/`, a step folder, or a Hugging Face folder.
@@ -159,7 +166,7 @@ pub fn resolve(path: &Path) -> Result<Resolved> {
     if !entries.is_dir() {
         return Err(Error::input(format!("{shown} is not a folder; hint: name the folder that holds it")));
     }
-    let found = |source| Ok(Resolved { source, warning: None });
+    let found = |source| Ok(Resolved { source, warning: None, damaged: false });
     if path.join(manifest::FILE_NAME).exists() {
         if path.extension().is_some_and(|e| e == "tmp") {
             return Err(Error::input(format!("{shown} is an unfinished save; hint: name a complete step")));
@@ -176,9 +183,9 @@ pub fn resolve(path: &Path) -> Result<Resolved> {
     }
     let below = path.join("checkpoints");
     let checkpoints_dir = if below.is_dir() { below } else { path.into() };
-    let Latest { checkpoint, warning } = latest(&checkpoints_dir)?;
+    let Latest { checkpoint, warning, damaged } = latest(&checkpoints_dir)?;
     if let Some((_, dir)) = checkpoint {
-        return Ok(Resolved { source: Source::Checkpoint(dir), warning });
+        return Ok(Resolved { source: Source::Checkpoint(dir), warning, damaged });
     }
     let why = warning.map(|w| format!(" ({w})")).unwrap_or_default();
     Err(Error::input(format!(
@@ -205,7 +212,7 @@ mod tests {
     #[test]
     fn an_absent_or_empty_folder_has_no_checkpoint_and_no_warning() {
         let dir = tempfile::tempdir().unwrap();
-        let none = Latest { checkpoint: None, warning: None };
+        let none = Latest::default();
         assert_eq!(latest(&dir.path().join("absent")).unwrap(), none);
         assert_eq!(latest(dir.path()).unwrap(), none);
         assert!(resolve(dir.path()).unwrap_err().to_string().contains("no complete checkpoint"));

@@ -96,7 +96,11 @@ pub fn verify(path: &Path) -> Result<Report> {
         Source::HfFolder(dir) => verify_hf_folder(dir),
     };
     // A run whose newest checkpoint is damaged is not whole because an older one is.
-    let passed_over = resolved.warning.map(|what| Problem { file: LATEST.into(), tensor: None, what });
+    let passed_over = resolved.warning.filter(|_| resolved.damaged).map(|what| Problem {
+        file: LATEST.into(),
+        tensor: None,
+        what,
+    });
     report.problems.splice(0..0, passed_over);
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)

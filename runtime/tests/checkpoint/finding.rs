@@ -15,7 +15,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 fn found(dir: &Path) -> (Option<u64>, String) {
-    let Latest { checkpoint, warning } = latest(dir).unwrap();
+    let Latest { checkpoint, warning, .. } = latest(dir).unwrap();
     (checkpoint.map(|(step, _)| step), warning.unwrap_or_default())
 }
 
