@@ -61,11 +61,11 @@ mod tests {
     const PLAIN: Sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 7 };
 
     fn shares(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
-        let mut counts = vec![0.0; logits.len()];
+        let mut counts = vec![0_u32; logits.len()];
         for index in 0..20_000 {
-            counts[sample(&sampling, logits, index) as usize] += 1.0 / 20_000.0;
+            counts[sample(&sampling, logits, index) as usize] += 1;
         }
-        counts
+        counts.iter().map(|count| f64::from(*count) / 20_000.0).collect()
     }
 
     #[test]

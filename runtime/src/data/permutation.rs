@@ -125,7 +125,6 @@ mod tests {
     fn the_order_of_existing_runs_does_not_change() {
         let permutation = Permutation::new(10, [1234, 0, 0]);
         let order: Vec<u64> = (0..10).map(|i| permutation.apply(i)).collect();
-        assert_eq!(order, GOLDEN_ORDER);
+        assert_eq!(order, [4, 0, 5, 2, 8, 9, 7, 6, 1, 3]);
     }
-    const GOLDEN_ORDER: [u64; 10] = [0; 10];
 }
