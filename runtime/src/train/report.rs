@@ -63,12 +63,25 @@ impl Report {
             tokens_per_step: config.tokens_per_step(),
             data_wait: Duration::ZERO,
         };
-        report.write_status()?;
+        report.status_file.write(&report.status)?;
         Ok(report)
     }
 
-    fn write_status(&self) -> Result<()> {
-        self.status_file.write(&self.status)
+    /// What a run tells must not end it: a full disk while a checkpoint is being written, say, is over when
+    /// the checkpoint has failed and its files are gone.
+    fn tolerate(&self, result: Result<()>) {
+        if let Err(error) = result {
+            self.logger.warn(&format!("{error}; the run goes on"));
+        }
+    }
+
+    fn write_status(&self) {
+        self.tolerate(self.status_file.write(&self.status));
+    }
+
+    fn append(&mut self, record: &Record) {
+        let appended = self.metrics.append(record);
+        self.tolerate(appended);
     }
 
     /// Notes that the run continues from a checkpoint.
@@ -78,7 +91,8 @@ impl Report {
             record.step,
             units::count(record.tokens)
         ));
-        self.metrics.append(&Record::Resume(record))
+        self.append(&Record::Resume(record));
+        Ok(())
     }
 
     /// Starts the clock of the first step.
@@ -135,9 +149,8 @@ impl Report {
             eta_s,
         };
         self.logger.line(&record.line());
-        if let Some(tensorboard) = &mut self.tensorboard {
-            tensorboard.step(&record)?;
-        }
+        let written = self.tensorboard.as_mut().map_or(Ok(()), |tensorboard| tensorboard.step(&record));
+        self.tolerate(written);
         self.status = Status {
             state: State::Running,
             step,
@@ -147,18 +160,19 @@ impl Report {
             eta_s,
             ..self.status.clone()
         };
-        self.metrics.append(&Record::Step(record))?;
-        self.write_status()
+        self.append(&Record::Step(record));
+        self.write_status();
+        Ok(())
     }
 
     /// A validation loss; `seconds` do not count as training.
     pub fn evaluated(&mut self, record: EvalRecord, seconds: f64) -> Result<()> {
         self.meter.exclude(Duration::from_secs_f64(seconds));
         self.logger.line(&record.line());
-        if let Some(tensorboard) = &mut self.tensorboard {
-            tensorboard.eval(&record)?;
-        }
-        self.metrics.append(&Record::Eval(record))
+        let written = self.tensorboard.as_mut().map_or(Ok(()), |tensorboard| tensorboard.eval(&record));
+        self.tolerate(written);
+        self.append(&Record::Eval(record));
+        Ok(())
     }
 
     /// A save began; training stood still for `stall_s`.
@@ -178,13 +192,15 @@ impl Report {
             self.logger.warn(warning);
         }
         let record = CheckpointRecord { step: saved.step, path, bytes, stall_s, write_s: saved.seconds };
-        self.metrics.append(&Record::Checkpoint(record))
+        self.append(&Record::Checkpoint(record));
+        Ok(())
     }
 
     /// The run is waiting for its last save.
     pub fn saving(&mut self) -> Result<()> {
         self.status.state = State::Saving;
-        self.write_status()
+        self.write_status();
+        Ok(())
     }
 
     /// The run ends.
@@ -192,7 +208,8 @@ impl Report {
         self.status =
             Status { state, message: message.to_owned(), exit_code: Some(exit_code), ..self.status.clone() };
         self.logger.line(message);
-        self.write_status()
+        self.write_status();
+        Ok(())
     }
 
     /// Notes the step in status.json when nothing is logged for it.
