@@ -130,8 +130,7 @@ fn steps_after_the_second_allocate_alike_and_nothing_large() {
     }
 }
 
-/// Steps of random tokens. Documents are not told apart: work that is cut by document takes a few words for
-/// each, and their number differs from step to step.
+/// Steps of short documents, told apart: their number differs from step to step.
 fn loader(prefix: &Path) -> Loader {
     let mut writer = TokenFileWriter::create(prefix, VOCAB).unwrap();
     for document in 0..2000_u32 {
@@ -143,7 +142,7 @@ fn loader(prefix: &Path) -> Loader {
     let shape = DatasetConfig { seq_len: SEQ, vocab_size: VOCAB, seed: 7, validation_fraction: 0.0 };
     let config = LoaderConfig {
         order: StepOrder::new(BATCH * MICRO_STEPS, &[]).unwrap(),
-        shape: BatchShape { micro_batch: BATCH, document_mask: false },
+        shape: BatchShape { micro_batch: BATCH, document_mask: true },
         leaves: (0..MICRO_STEPS).collect(),
         prefetch_batches: 2,
         first_step: 0,

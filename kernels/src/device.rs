@@ -14,8 +14,6 @@ pub struct Caps {
     pub name: &'static str,
     /// Alignment of arena blocks in bytes.
     pub alignment_bytes: usize,
-    /// Whether bf16 operands of a matrix product are widened to f32 in workspace first.
-    pub widens_bf16: bool,
     /// Whether matrix products copy an operand into f32 panels in workspace first.
     pub packs_products: bool,
 }

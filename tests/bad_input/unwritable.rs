@@ -62,8 +62,11 @@ fn check_saves_that_fail(output: &std::process::Output, cause: &str, sandbox: &S
     let stderr = String::from_utf8_lossy(&output.stderr);
     println!("{stderr}");
     assert_eq!(faults(output, 1, &[cause]), Vec::<String>::new(), "{stderr}");
-    let warning = stderr.lines().find(|line| line.starts_with("warning: ")).unwrap_or_default();
-    assert!(warning.contains("the run goes on") && warning.contains(cause), "{stderr}");
+    // Other files, status.json say, may fail beside the save: that is a warning too, in no fixed order.
+    let warned = |line: &str| {
+        line.starts_with("warning: checkpoint failed, the run goes on: ") && line.contains(cause)
+    };
+    assert!(stderr.lines().any(warned), "{stderr}");
     let verified = sandbox.run(&["checkpoint", "verify", dir.to_str().unwrap()]);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
 }

@@ -85,14 +85,13 @@ impl Report {
     }
 
     /// Notes that the run continues from a checkpoint.
-    pub fn resumed(&mut self, record: ResumeRecord) -> Result<()> {
+    pub fn resumed(&mut self, record: ResumeRecord) {
         self.logger.line(&format!(
             "continues after step {} ({} tokens)",
             record.step,
             units::count(record.tokens)
         ));
         self.append(&Record::Resume(record));
-        Ok(())
     }
 
     /// Starts the clock of the first step.
@@ -121,7 +120,7 @@ impl Report {
         z_loss: bool,
         scores: &mut [SpikeScore; 2],
         memory: &Memory,
-    ) -> Result<()> {
+    ) {
         let interval = self.meter.lap(Instant::now(), step, tokens);
         let steps_left = self.status.total_steps - step;
         let eta_s = self.meter.eta_s(steps_left * self.tokens_per_step);
@@ -162,17 +161,15 @@ impl Report {
         };
         self.append(&Record::Step(record));
         self.write_status();
-        Ok(())
     }
 
     /// A validation loss; `seconds` do not count as training.
-    pub fn evaluated(&mut self, record: EvalRecord, seconds: f64) -> Result<()> {
+    pub fn evaluated(&mut self, record: EvalRecord, seconds: f64) {
         self.meter.exclude(Duration::from_secs_f64(seconds));
         self.logger.line(&record.line());
         let written = self.tensorboard.as_mut().map_or(Ok(()), |tensorboard| tensorboard.eval(&record));
         self.tolerate(written);
         self.append(&Record::Eval(record));
-        Ok(())
     }
 
     /// A save began; training stood still for `stall_s`.
@@ -181,7 +178,7 @@ impl Report {
     }
 
     /// A save ended well.
-    pub fn saved(&mut self, saved: &Saved, stall_s: f64) -> Result<()> {
+    pub fn saved(&mut self, saved: &Saved, stall_s: f64) {
         let (path, bytes) = (saved.dir.display().to_string(), saved.bytes);
         self.logger.line(&format!(
             "checkpoint {path}: {} in {}",
@@ -193,23 +190,20 @@ impl Report {
         }
         let record = CheckpointRecord { step: saved.step, path, bytes, stall_s, write_s: saved.seconds };
         self.append(&Record::Checkpoint(record));
-        Ok(())
     }
 
     /// The run is waiting for its last save.
-    pub fn saving(&mut self) -> Result<()> {
+    pub fn saving(&mut self) {
         self.status.state = State::Saving;
         self.write_status();
-        Ok(())
     }
 
     /// The run ends.
-    pub fn ended(&mut self, state: State, message: &str, exit_code: u8) -> Result<()> {
+    pub fn ended(&mut self, state: State, message: &str, exit_code: u8) {
         self.status =
             Status { state, message: message.to_owned(), exit_code: Some(exit_code), ..self.status.clone() };
         self.logger.line(message);
         self.write_status();
-        Ok(())
     }
 
     /// Notes the step in status.json when nothing is logged for it.

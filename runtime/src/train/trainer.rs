@@ -9,7 +9,7 @@ use super::Outcome;
 use super::report::{self, Report};
 use super::saving::{self, Saving};
 use super::setup::{Run, batch_shape};
-use crate::checkpoint::{self, Saved};
+use crate::checkpoint;
 use crate::config::PlanCheck;
 use crate::data::{Loader, LoaderConfig, StepBatch};
 use crate::engine::Part;
@@ -55,7 +55,7 @@ impl Trainer {
                 tokens: run.state.consumed_tokens,
                 job_id: run.job_id.clone(),
                 world_size: run.control.world_size(),
-            })?;
+            });
         }
         let loader = Loader::new(
             Arc::clone(&run.dataset),
@@ -84,7 +84,7 @@ impl Trainer {
             let seconds = start.elapsed().as_secs_f64();
             self.longest_step_s = self.longest_step_s.max(seconds);
             self.run.state.elapsed_seconds += seconds;
-            self.collect_save(false)?;
+            self.collect_save(false);
             if step >= total {
                 return self.finish();
             }
@@ -142,7 +142,8 @@ impl Trainer {
         let memory = self.run.engine.memory();
         let state = &mut self.run.state;
         let scores = &mut state.spike_scores;
-        self.report.step(step, state.consumed_tokens, &scalars, lr, z_loss, scores, &memory)
+        self.report.step(step, state.consumed_tokens, &scalars, lr, z_loss, scores, &memory);
+        Ok(())
     }
 
     fn diverged(&self, scalars: &StepScalars) -> Error {
@@ -173,7 +174,7 @@ impl Trainer {
                 let start = Instant::now();
                 let engine = self.run.engine.as_mut();
                 let record = set.evaluate(step, &mut |micro_batch| engine.losses(micro_batch))?;
-                self.report.evaluated(record, start.elapsed().as_secs_f64())?;
+                self.report.evaluated(record, start.elapsed().as_secs_f64());
             }
         }
         Ok(())
@@ -183,7 +184,7 @@ impl Trainer {
     /// from that one has them.
     fn save_weights(&mut self, step: u64) -> Result<()> {
         if self.saving.weights_are_due(step) {
-            self.collect_save(true)?;
+            self.collect_save(true);
             self.run.lock.check()?;
             self.saving.weights(self.run.engine.as_ref(), step)?;
         }
@@ -192,7 +193,7 @@ impl Trainer {
 
     /// Takes a checkpoint once the save under way is written.
     fn checkpoint(&mut self) -> Result<()> {
-        self.collect_save(true)?;
+        self.collect_save(true);
         self.run.lock.check()?;
         self.read_scalars()?;
         self.stall_s = self.saving.checkpoint(self.run.engine.as_ref(), &self.run.state)?;
@@ -202,32 +203,26 @@ impl Trainer {
 
     /// Reports a save that ended; with `wait`, waits for the one under way. A failed save does not end the
     /// run: the earlier checkpoint is there, and the next one may succeed.
-    fn collect_save(&mut self, wait: bool) -> Result<()> {
+    fn collect_save(&mut self, wait: bool) {
         let ended = if wait { self.saving.wait() } else { self.saving.poll() };
         match ended {
-            Some(Ok(saved)) => self.saved(&saved),
+            Some(Ok(saved)) => self.report.saved(&saved, self.stall_s),
             Some(Err(error)) => {
                 self.report.logger.warn(&format!("checkpoint failed, the run goes on: {error}"));
-                Ok(())
             }
-            None => Ok(()),
+            None => {}
         }
-    }
-
-    fn saved(&mut self, saved: &Saved) -> Result<()> {
-        self.report.saved(saved, self.stall_s)
     }
 
     /// The checkpoint of the last step; its failure is the run's.
     fn final_checkpoint(&mut self) -> Result<()> {
-        self.report.saving()?;
+        self.report.saving();
         self.save_weights(self.run.state.step)?;
         self.checkpoint()?;
-        match self.saving.wait() {
-            Some(Ok(saved)) => self.saved(&saved),
-            Some(Err(error)) => Err(error),
-            None => Ok(()),
+        if let Some(saved) = self.saving.wait() {
+            self.report.saved(&saved?, self.stall_s);
         }
+        Ok(())
     }
 
     /// All ranks agree: a signal on one of them, or the time limit.
@@ -249,7 +244,7 @@ impl Trainer {
         let step = self.run.state.step;
         let message =
             format!("stopped after step {step} ({reason}) with a checkpoint; run the same command again");
-        self.report.ended(State::Stopped, &message, 75)?;
+        self.report.ended(State::Stopped, &message, 75);
         Ok(Outcome::Stopped(reason))
     }
 
@@ -262,7 +257,7 @@ impl Trainer {
                 .line(&format!("unigram entropy of the training tokens: {entropy:.4} nats per token"));
         }
         let total = self.run.config.training.steps;
-        self.report.ended(State::Finished, &format!("finished: all {total} steps are done"), 0)?;
+        self.report.ended(State::Finished, &format!("finished: all {total} steps are done"), 0);
         Ok(Outcome::Finished)
     }
 
