@@ -1,34 +1,33 @@
 //! The arena's memory on the host, and the only way from views to slices.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::ptr::NonNull;
+use memmap2::{MmapMut, MmapRaw};
 
 use crate::{Element, KernelError, Result, Storage, TensorMut, TensorRef};
 
-/// Page-aligned zeroed host memory. Its bytes are reached only through views of arena blocks.
+/// Zeroed host memory on huge pages where the system has them. Its bytes are reached only through views of
+/// arena blocks.
 pub struct HostMemory {
-    start: NonNull<u8>,
-    layout: Layout,
+    map: MmapRaw,
+    /// Where the first huge page begins.
+    start: usize,
+    len: usize,
 }
 
-// SAFETY: `HostMemory` owns its allocation and hands out no reference by itself; slices are made from
-// views, whose borrow of a `Block` keeps writers exclusive (see `as_slice` and `as_mut_slice`).
-unsafe impl Send for HostMemory {}
-// SAFETY: as above: a shared `HostMemory` gives access to no byte without a view.
-unsafe impl Sync for HostMemory {}
-
 impl HostMemory {
-    const ALIGNMENT_BYTES: usize = 4096;
+    /// A huge page of x86-64 and of AArch64 with small pages of 4 KiB.
+    const ALIGNMENT_BYTES: usize = 2 << 20;
 
-    /// Allocates `bytes` zeroed bytes. The pages are touched first by whoever writes them.
+    /// Maps `bytes` zeroed bytes. The system provides a page when a thread first writes to it.
     pub fn allocate(bytes: usize) -> Result<Self> {
-        let out_of_memory = KernelError::OutOfMemory { device: "cpu", bytes };
-        let Ok(layout) = Layout::from_size_align(bytes.max(1), Self::ALIGNMENT_BYTES) else {
-            return Err(out_of_memory);
-        };
-        // SAFETY: the layout has a size of at least one byte.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(out_of_memory)?;
-        Ok(HostMemory { start, layout })
+        let out_of_memory = || KernelError::OutOfMemory { device: "cpu", bytes };
+        let padded = bytes.checked_add(Self::ALIGNMENT_BYTES).ok_or_else(out_of_memory)?;
+        let map = MmapRaw::from(MmapMut::map_anon(padded).map_err(|_| out_of_memory())?);
+        // Rows of matrices lie pages apart, and every step passes over all of the arena. Only a request:
+        // the memory is as good, only slower, where it is turned off.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        let start = map.as_ptr().align_offset(Self::ALIGNMENT_BYTES);
+        Ok(HostMemory { map, start, len: bytes })
     }
 
     /// Address of the bytes `offset .. offset + len`.
@@ -36,17 +35,11 @@ impl HostMemory {
     /// # Panics
     /// If the range leaves the allocation.
     fn address(&self, offset_bytes: usize, len_bytes: usize) -> *mut u8 {
-        let inside = offset_bytes.checked_add(len_bytes).is_some_and(|end| end <= self.layout.size());
-        assert!(inside, "bytes {offset_bytes}..+{len_bytes} leave an allocation of {}", self.layout.size());
-        // SAFETY: the offset was just checked to lie inside the one allocation that `start` begins.
-        unsafe { self.start.as_ptr().add(offset_bytes) }
-    }
-}
-
-impl Drop for HostMemory {
-    fn drop(&mut self) {
-        // SAFETY: `start` came from `alloc_zeroed` with this very layout, and views cannot outlive us.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        let inside = offset_bytes.checked_add(len_bytes).is_some_and(|end| end <= self.len);
+        assert!(inside, "bytes {offset_bytes}..+{len_bytes} leave an allocation of {}", self.len);
+        // SAFETY: the offset was just checked to lie inside the `len` bytes that begin at `start`, which is
+        // below the alignment; the one mapping has `len` and an alignment of bytes, and lives as long as we.
+        unsafe { self.map.as_mut_ptr().add(self.start + offset_bytes) }
     }
 }
 
