@@ -1,7 +1,7 @@
 //! Matrix products on the host, in the manner of Goto and van de Geijn (ACM TOMS 34(3), 2008):
 //!
-//! - `b` is copied into panels of [`NR`] columns by all threads ([`pack`]), at most `PACKED_LEN` elements
-//!   at a time;
+//! - `b` is copied into panels of [`NR`] columns by all threads ([`pack`]), at most
+//!   [`PACKED_LEN`](crate::ops::gemm::PACKED_LEN) elements at a time;
 //! - each task owns some rows of `c`, copies its rows of `a` into panels of [`MR`] rows, one block of k
 //!   after the other, and multiplies panel by panel ([`tile`]).
 //!
@@ -28,7 +28,8 @@ use tile::RowBlock;
 const MR: usize = 12;
 /// Columns of a panel of `b`.
 const NR: usize = PANEL_COLUMNS;
-/// Longest block of k: a panel of `b` stays in the first-level cache.
+/// Longest block of k: a panel of `b` (48 KiB) stays near the core, and `c` is read and written again only
+/// once per block.
 const MAX_KC: usize = 384;
 /// Most rows of a task: its block of `a` stays in the second-level cache.
 const MAX_TASK_ROWS: usize = 96;
@@ -118,28 +119,30 @@ fn multiply<A: Float, B: Float>(
         let packed = &*packed;
         c.par_chunks_mut(task_rows * n).enumerate().for_each(|(task, c)| {
             let rows = c.len() / n;
-            let mut panels = tile::Panels::zeroed();
-            for (block, b) in packed.chunks(full_kc * padded).enumerate() {
-                let kc = b.len() / padded;
-                let panels = &mut panels.0[..rows.next_multiple_of(MR) * kc];
-                let (row, k) = (task * task_rows, block * full_kc);
-                vectorize!(match layout {
-                    Layout::Tn => pack::across::<A, MR>(a, row, rows, k, kc, panels),
-                    Layout::Nt | Layout::Nn => pack::along::<A, MR>(a, row, rows, k, kc, panels),
-                });
-                let replace = block == 0 && write == Write::Replace;
-                let c = &mut c[first_column..];
-                pulp::Arch::new().dispatch(RowBlock {
-                    kc,
-                    a: panels,
-                    b,
-                    c,
-                    row_len: n,
-                    rows,
-                    columns,
-                    replace,
-                });
-            }
+            let len = rows.next_multiple_of(MR) * full_kc;
+            tile::with_panels(len, |panels| {
+                for (block, b) in packed.chunks(full_kc * padded).enumerate() {
+                    let kc = b.len() / padded;
+                    let panels = &mut panels[..rows.next_multiple_of(MR) * kc];
+                    let (row, k) = (task * task_rows, block * full_kc);
+                    vectorize!(match layout {
+                        Layout::Tn => pack::across::<A, MR>(a, row, rows, k, kc, panels),
+                        Layout::Nt | Layout::Nn => pack::along::<A, MR>(a, row, rows, k, kc, panels),
+                    });
+                    let replace = block == 0 && write == Write::Replace;
+                    let c = &mut c[first_column..];
+                    pulp::Arch::new().dispatch(RowBlock {
+                        kc,
+                        a: panels,
+                        b,
+                        c,
+                        row_len: n,
+                        rows,
+                        columns,
+                        replace,
+                    });
+                }
+            });
         });
     }
 }

@@ -2,6 +2,7 @@
 //! columns of `b`, in each panel the `WIDTH` elements of one k beside each other, widened to f32. The last
 //! panel is filled up with zeros.
 
+use super::super::simd::prefetch;
 use super::transpose::{BLOCK, Transposer};
 use crate::{DType, Float};
 
@@ -69,6 +70,10 @@ fn widen_into<T: Float, const WIDTH: usize>(x: &[T], out: &mut [f32]) {
     }
 }
 
+/// How many rows ahead [`across`] asks for their lines.
+const ROWS_AHEAD: usize = 8;
+const LINE_BYTES: usize = 64;
+
 /// Packs columns `first .. first + count` of a matrix whose rows are k, from row `first_k`.
 #[inline(always)]
 pub(super) fn across<T: Float, const WIDTH: usize>(
@@ -80,6 +85,11 @@ pub(super) fn across<T: Float, const WIDTH: usize>(
     panels: &mut [f32],
 ) {
     for k in 0..kc {
+        // Rows lie pages apart, so that the processor does not foresee them.
+        let ahead = (first_k + k + ROWS_AHEAD) * source.row_len + first;
+        for line in (0..count).step_by(LINE_BYTES / size_of::<T>()) {
+            prefetch(source.elements, ahead + line);
+        }
         let row = &source.elements[(first_k + k) * source.row_len + first..][..count];
         let mut at = k * WIDTH;
         let pieces = row.chunks_exact(WIDTH);

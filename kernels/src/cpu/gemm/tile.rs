@@ -1,22 +1,29 @@
 //! The innermost loops of a product: tiles of `c` that fit the registers, over one block of k.
 
+use std::cell::RefCell;
+
 use pulp::{Simd, WithSimd};
 
-use super::super::simd::prefetch;
+use super::super::simd::{prefetch, prefetch_near, prefetch_to_write};
 use super::{MAX_KC, MAX_TASK_ROWS, MR, NR};
 
-/// A task's packed rows of `a`, on its stack.
-#[repr(align(64))]
-pub(super) struct Panels(pub(super) [f32; MAX_TASK_ROWS * MAX_KC]);
-
-impl Panels {
-    pub(super) fn zeroed() -> Self {
-        Panels([0.0; MAX_TASK_ROWS * MAX_KC])
+/// Calls `work` with this thread's room for the packed rows of a task: `len` elements of any value.
+///
+/// It belongs to the thread, since clearing as much of the stack for each task costs some percent of the
+/// smaller products, and to no arena, since its size there would depend on the number of threads.
+pub(super) fn with_panels<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    #[repr(align(64))]
+    struct Panels([f32; MAX_TASK_ROWS * MAX_KC]);
+    thread_local! {
+        static PANELS: RefCell<Panels> = const { RefCell::new(Panels([0.0; MAX_TASK_ROWS * MAX_KC])) };
     }
+    PANELS.with_borrow_mut(|panels| work(&mut panels.0[..len]))
 }
 
 /// Elements of a cache line.
 const LINE: usize = 16;
+/// How many terms ahead of its use a row of a panel of `b` is asked for.
+const TERMS_AHEAD: usize = 8;
 
 /// One task's rows of `c` and one block of k: `c[rows, columns] (+)= a · b`.
 pub(super) struct RowBlock<'a> {
@@ -61,6 +68,11 @@ impl RowBlock<'_> {
                     for column in (0..NR).step_by(width) {
                         // One line of the next panel for each k: the first two tiles fetch all of it.
                         let ahead = &self.b[((j + 1) * panel_len + i * self.kc * LINE).min(self.b.len())..];
+                        let first = (i * MR + row) * self.row_len + j * NR + column;
+                        for line in 0..ROWS * VECTORS {
+                            let (row, vector) = (line / VECTORS, line % VECTORS);
+                            prefetch_to_write(self.c, first + row * self.row_len + vector * S::F32_LANES);
+                        }
                         let sums = sums::<S, ROWS, VECTORS>(simd, a, row, b, column, ahead);
                         let (row, column) = (i * MR + row, j * NR + column);
                         if row < self.rows && column < self.columns {
@@ -89,6 +101,10 @@ fn sums<S: Simd, const ROWS: usize, const VECTORS: usize>(
     let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
     for (k, (a, b)) in a.chunks_exact(MR).zip(b.chunks_exact(NR)).enumerate() {
         prefetch(ahead, k * LINE);
+        // A panel of `b` is as large as the first-level cache, parts of it are always gone.
+        for v in 0..VECTORS {
+            prefetch_near(b, TERMS_AHEAD * NR + column + v * LINE);
+        }
         let (a, b) = (&a[row..row + ROWS], &b[column..column + VECTORS * S::F32_LANES]);
         let b = S::as_simd_f32s(b).0;
         for r in 0..ROWS {
