@@ -23,7 +23,8 @@ impl CrossEntropyKernels for Cpu {
         let loss_scale = loss_scale.map(|scale| scale.as_slice::<f32>()[0]);
         let vocab_size = shape.vocab_size;
         let rows = logits.par_chunks_mut(vocab_size.max(1)).zip(labels);
-        let rows = rows.zip(cross_entropy).zip(z_losses).with_min_len(ROWS_PER_TASK);
+        let rows =
+            rows.zip(cross_entropy).zip(z_losses).with_min_len(ROWS_PER_TASK).with_max_len(ROWS_PER_TASK);
         self.run(|| {
             rows.for_each(|(((logits, &label), cross_entropy), z_loss)| {
                 vectorize!({
@@ -41,7 +42,7 @@ impl CrossEntropyKernels for Cpu {
     }
 }
 
-/// Rows per task at least: a row of a small vocabulary is less work than starting a task.
+/// Rows per task: a row of a small vocabulary is less work than starting a task.
 const ROWS_PER_TASK: usize = 4;
 
 /// The class that a label names, none for ignored tokens. Labels are the op's precondition.

@@ -4,6 +4,9 @@
 //! memory. Hence every parallel loop cuts its work at places that are functions of the shape, each piece
 //! writes its own outputs, and sums across pieces go through partial buffers that are added in order.
 //!
+//! Where pieces are long, each is offered to the other threads by itself (`with_max_len(1)`): on a machine that
+//! others use too, no thread is as fast as the next, and the slowest would keep several pieces to the end.
+//!
 //! Loops are compiled once per instruction set by `vectorize!`; they contain no reassociation, so the
 //! instruction set does not change their bits either.
 

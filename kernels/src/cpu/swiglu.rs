@@ -46,7 +46,7 @@ fn forward<X: Float>(shape: SwigluShape, gate_up: &[X], out: &mut [X]) {
         return;
     }
     let tasks = gate_up.par_chunks(ROWS_PER_TASK * 2 * width).zip(out.par_chunks_mut(ROWS_PER_TASK * width));
-    tasks.for_each(|(gate_up, out)| {
+    tasks.with_max_len(1).for_each(|(gate_up, out)| {
         for (row, out) in gate_up.chunks_exact(2 * width).zip(out.chunks_exact_mut(width)) {
             let (gate, up) = row.split_at(width);
             vectorize!(forward_row(gate, up, out));
@@ -69,7 +69,7 @@ fn backward<X: Float>(shape: SwigluShape, gate_up: &[X], dout: &[X], dgate_up: &
     }
     let pairs = ROWS_PER_TASK * 2 * width;
     let inputs = gate_up.par_chunks(pairs).zip(dout.par_chunks(ROWS_PER_TASK * width));
-    inputs.zip(dgate_up.par_chunks_mut(pairs)).for_each(|((gate_up, dout), dgate_up)| {
+    inputs.zip(dgate_up.par_chunks_mut(pairs)).with_max_len(1).for_each(|((gate_up, dout), dgate_up)| {
         let inputs = gate_up.chunks_exact(2 * width).zip(dout.chunks_exact(width));
         for ((row, dout), drow) in inputs.zip(dgate_up.chunks_exact_mut(2 * width)) {
             let ((gate, up), (dgate, dup)) = (row.split_at(width), drow.split_at_mut(width));

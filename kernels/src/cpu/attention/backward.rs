@@ -131,7 +131,7 @@ fn run_document<X: Float>(shape: AttentionShape, inputs: Inputs<'_, X>, document
         let dq = dq[first_q * q_piece..].par_chunks_mut(q_piece);
         let dk = dk[first_k * k_piece..].par_chunks_mut(k_piece);
         let dv = dv[first_k * k_piece..].par_chunks_mut(k_piece);
-        dq.zip(dk.zip(dv)).enumerate().for_each(|(i, (dq, (dk, dv)))| {
+        dq.zip(dk.zip(dv)).enumerate().with_max_len(1).for_each(|(i, (dq, (dk, dv)))| {
             if is_main {
                 for gradient in [&mut *dq, &mut *dk, &mut *dv] {
                     gradient.fill(0.0);

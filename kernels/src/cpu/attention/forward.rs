@@ -71,13 +71,13 @@ fn run_document<X: Float>(
         // Decoding: one token, hence one task per key head.
         let group = shape.group();
         let heads = out.par_chunks_mut(group * head_dim).zip(logsumexp.par_chunks_mut(group));
-        heads.enumerate().for_each(|(kv_head, (out, logsumexp))| {
+        heads.enumerate().with_max_len(1).for_each(|(kv_head, (out, logsumexp))| {
             run_task(shape, inputs, document, 0..1, kv_head..kv_head + 1, out, logsumexp);
         });
         return;
     }
     let outs = out.par_chunks_mut(QUERY_BLOCK * num_heads * head_dim);
-    outs.zip(logsumexp.par_chunks_mut(QUERY_BLOCK * num_heads)).enumerate().for_each(
+    outs.zip(logsumexp.par_chunks_mut(QUERY_BLOCK * num_heads)).enumerate().with_max_len(1).for_each(
         |(block, (out, logsumexp))| {
             let start = block * QUERY_BLOCK;
             let queries = start..start + logsumexp.len() / num_heads;

@@ -31,8 +31,8 @@ const NR: usize = PANEL_COLUMNS;
 /// Longest block of k: a panel of `b` (48 KiB) stays near the core, and `c` is read and written again only
 /// once per block.
 const MAX_KC: usize = 384;
-/// Most rows of a task: its block of `a` stays in the second-level cache.
-const MAX_TASK_ROWS: usize = 96;
+/// Most rows of a task: its block of `a` stays in the second-level cache, and the threads end together.
+const MAX_TASK_ROWS: usize = 48;
 
 impl GemmKernels for Cpu {
     fn gemm(
@@ -117,7 +117,7 @@ fn multiply<A: Float, B: Float>(
         let packed = &mut packed[..padded * k];
         pack_b(layout, b, k, full_kc, first_column, columns, packed);
         let packed = &*packed;
-        c.par_chunks_mut(task_rows * n).enumerate().for_each(|(task, c)| {
+        c.par_chunks_mut(task_rows * n).enumerate().with_max_len(1).for_each(|(task, c)| {
             let rows = c.len() / n;
             let len = rows.next_multiple_of(MR) * full_kc;
             tile::with_panels(len, |panels| {
@@ -162,7 +162,7 @@ fn pack_b<B: Float>(
     packed.par_chunks_mut(kc * padded).enumerate().for_each(|(block, packed)| {
         let first_k = block * kc;
         let kc = kc.min(k - first_k);
-        packed.par_chunks_mut(group * kc * NR).enumerate().for_each(|(task, panels)| {
+        packed.par_chunks_mut(group * kc * NR).enumerate().with_max_len(1).for_each(|(task, panels)| {
             let column = task * group * NR;
             let columns = (group * NR).min(columns - column);
             let column = first_column + column;
