@@ -68,11 +68,18 @@ fn row(z_loss: f32, loss_scale: Option<f32>, logits: &mut [f32], target: usize) 
     let logsumexp = max + log_sum;
     if let Some(loss_scale) = loss_scale {
         let factor = loss_scale * (1.0 + 2.0 * z_loss * logsumexp) / sum;
-        logits.iter_mut().for_each(|e| *e *= factor);
+        logits.iter_mut().for_each(|e| *e = without_subnormal(*e * factor));
         logits[target] -= loss_scale;
     }
     // The difference of the two large terms is taken first, so that large logits cost no digits.
     (below_max + log_sum, z_loss * logsumexp * logsumexp)
+}
+
+/// Zero for what is smaller than every normal number: the two products that read the gradient would be a
+/// hundred times slower on a model that is sure of its predictions.
+#[inline(always)]
+fn without_subnormal(x: f32) -> f32 {
+    if x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
 }
 
 /// The largest element that is a number.
