@@ -291,9 +291,9 @@ fn attentions<D: Device>(inputs: &mut Inputs<'_, D>, cases: &mut Vec<Case<D>>) -
     )?;
     case(cases, "attention::backward", move |ctx| {
         let (q, k, v, ends) = (q.view(q_grid), k.view(k_grid), v.view(k_grid), ends.view([segments]));
-        let (out, logsumexp, dout) = (out.view(q_grid), logsumexp.view(grid), dout.view(q_grid));
+        let (logsumexp, dout) = (logsumexp.view(grid), dout.view(q_grid));
         let (dq, dk, dv) = (dq.view_mut(q_grid), dk.view_mut(k_grid), dv.view_mut(k_grid));
-        attention::backward(ctx, shape, q, k, v, ends, ends, out, logsumexp, dout, dq, dk, dv)
+        attention::backward(ctx, shape, q, k, v, ends, ends, logsumexp, dout, dq, dk, dv)
     });
     Ok(())
 }

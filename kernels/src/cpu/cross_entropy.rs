@@ -96,7 +96,7 @@ fn lane_max(x: &[f32]) -> f32 {
     rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
 }
 
-/// Replaces each element by `e^(x - max)` and returns the sum, in the order of [`super::lane_sum`].
+/// Replaces each element by `e^(x - max)` and returns the sum, in the order of [`super::lane_sum_of`].
 #[inline(always)]
 fn exp_and_sum(x: &mut [f32], max: f32) -> f32 {
     x.iter_mut().for_each(|x| *x = exp(*x - max));

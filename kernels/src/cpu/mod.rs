@@ -186,26 +186,8 @@ pub(crate) struct Once;
 /// whatever the width of the machine's registers.
 pub(crate) const LANES: usize = 16;
 
-/// `sum_i f(i)` for `i < len`: [`LANES`] interleaved sums, then a pairwise tree over them.
-#[inline(always)]
-pub(crate) fn lane_sum(len: usize, f: impl Fn(usize) -> f32) -> f32 {
-    let mut lanes = [0.0_f32; LANES];
-    let whole = len - len % LANES;
-    let mut i = 0;
-    while i < whole {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += f(i + lane);
-        }
-        i += LANES;
-    }
-    for (lane, sum) in lanes.iter_mut().enumerate().take(len - whole) {
-        *sum += f(whole + lane);
-    }
-    tree_of_lanes(lanes)
-}
-
-/// [`lane_sum`] of `f(x[i])`, with the same bits; four times as fast, since no index is checked and the
-/// lanes are vector registers.
+/// `sum_i f(x[i])`: [`LANES`] interleaved sums, then a pairwise tree over them. No index is checked, so that
+/// the lanes are vector registers.
 #[inline(always)]
 pub(crate) fn lane_sum_of<T: Element>(x: &[T], f: impl Fn(T) -> f32) -> f32 {
     let mut lanes = [0.0_f32; LANES];
@@ -221,7 +203,7 @@ pub(crate) fn lane_sum_of<T: Element>(x: &[T], f: impl Fn(T) -> f32) -> f32 {
     tree_of_lanes(lanes)
 }
 
-/// [`lane_sum`] of `f(a[i], b[i], c[i])` for slices of one length, as [`lane_sum_of`].
+/// [`lane_sum_of`] `f(a[i], b[i], c[i])` for slices of one length.
 #[inline(always)]
 pub(crate) fn lane_sum_of_three<A: Element, B: Element, C: Element>(
     a: &[A],

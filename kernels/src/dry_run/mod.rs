@@ -170,7 +170,7 @@ nothing!(AttentionKernels {
         attention::AttentionShape, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>, Out<'_>, Out<'_>, Out<'_>,
     );
     attention_backward(
-        attention::AttentionShape, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>,
+        attention::AttentionShape, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>, In<'_>,
         Out<'_>, Out<'_>, Out<'_>, Out<'_>,
     );
 });

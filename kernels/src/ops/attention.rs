@@ -65,7 +65,7 @@ pub trait AttentionKernels: Storage {
         by_token: TensorMut<'_, Self>,
     ) -> Result<()>;
 
-    /// See [`backward`]. `accumulators` is workspace of [`accumulator_len`] f32 elements.
+    /// See [`backward`]. `workspace` has [`backward_workspace_len`] f32 elements.
     fn attention_backward(
         &self,
         shape: AttentionShape,
@@ -74,13 +74,12 @@ pub trait AttentionKernels: Storage {
         v: TensorRef<'_, Self>,
         cu_seqlens_q: TensorRef<'_, Self>,
         cu_seqlens_k: TensorRef<'_, Self>,
-        out: TensorRef<'_, Self>,
         logsumexp: TensorRef<'_, Self>,
         dout: TensorRef<'_, Self>,
         dq: TensorMut<'_, Self>,
         dk: TensorMut<'_, Self>,
         dv: TensorMut<'_, Self>,
-        accumulators: TensorMut<'_, Self>,
+        workspace: TensorMut<'_, Self>,
     ) -> Result<()>;
 }
 
@@ -119,12 +118,15 @@ pub fn forward<D: Device>(
     ctx.device.attention_forward(shape, q, k, v, cu_seqlens_q, cu_seqlens_k, out, logsumexp, by_token)
 }
 
-/// Gradients of [`forward`] from its `out` and `logsumexp`. With `P = exp(scale · q kᵀ - logsumexp)`,
-/// `delta[i] = dout[i] · out[i]` and `dS = P ∘ (dout vᵀ - delta)`:
+/// Gradients of [`forward`] from its `logsumexp`. With `P = exp(scale · q kᵀ - logsumexp)`, `dP = dout vᵀ`,
+/// `delta[i] = sum_j P[i, j] dP[i, j]` and `dS = P ∘ (dP - delta)`:
 /// `dv = Pᵀ dout`, `dk = scale · dSᵀ q`, `dq = scale · dS k`. All three are replaced.
 ///
-/// Shapes as in [`forward`]; `dout`, `dq` like `q`; `dk`, `dv` like `k`. FLOPs count the five products;
-/// sums over queries and keys have an order that depends on lengths only.
+/// `delta[i]` is also `dout[i] · out[i]`, but `out` has been rounded, and that error has one sign for all
+/// keys of a query.
+///
+/// Shapes as in [`forward`]; `dout`, `dq` like `q`; `dk`, `dv` like `k`. FLOPs count the five products, each
+/// once; sums over queries and keys have an order that depends on lengths only.
 pub fn backward<D: Device>(
     ctx: &Context<D>,
     shape: AttentionShape,
@@ -133,7 +135,6 @@ pub fn backward<D: Device>(
     v: TensorRef<'_, D>,
     cu_seqlens_q: TensorRef<'_, D>,
     cu_seqlens_k: TensorRef<'_, D>,
-    out: TensorRef<'_, D>,
     logsumexp: TensorRef<'_, D>,
     dout: TensorRef<'_, D>,
     dq: TensorMut<'_, D>,
@@ -142,16 +143,15 @@ pub fn backward<D: Device>(
 ) -> Result<()> {
     const OP: &str = "attention::backward";
     check_inputs(OP, shape, q, k, v, cu_seqlens_q, cu_seqlens_k)?;
-    check_like(OP, "out", out, q)?;
     check_logsumexp(OP, shape, q.shape().dims()[0], logsumexp)?;
     check_like(OP, "dout", dout, q)?;
     check_like(OP, "dq", dq.as_ref(), q)?;
     check_like(OP, "dk", dk.as_ref(), k)?;
     check_like(OP, "dv", dv.as_ref(), k)?;
-    let bytes = 4 * q.size_bytes() + 4 * k.size_bytes() + logsumexp.size_bytes();
+    let bytes = 3 * q.size_bytes() + 4 * k.size_bytes() + logsumexp.size_bytes();
     ctx.device.record(Cost { op: OP, flops: matmul_flops(shape, q, k) * 5, bytes: bytes as u64 });
-    let len = accumulator_len(q.dtype(), q.len(), k.len());
-    let mut accumulators = ctx.arena.block(Class::Workspace, DType::F32, len)?;
+    let len = backward_workspace_len(q.dtype(), q.len(), k.len(), logsumexp.len());
+    let mut workspace = ctx.arena.block(Class::Workspace, DType::F32, len)?;
     ctx.device.attention_backward(
         shape,
         q,
@@ -159,20 +159,20 @@ pub fn backward<D: Device>(
         v,
         cu_seqlens_q,
         cu_seqlens_k,
-        out,
         logsumexp,
         dout,
         dq,
         dk,
         dv,
-        accumulators.view_mut([len]),
+        workspace.view_mut([len]),
     )
 }
 
-/// Elements of backward's workspace: f32 sums of `dq`, `dk` and `dv`, in this order; none where the
-/// gradients are f32 themselves.
-pub fn accumulator_len(dtype: DType, q_len: usize, k_len: usize) -> usize {
-    if dtype == DType::F32 { 0 } else { q_len + 2 * k_len }
+/// Elements of backward's workspace, in this order: values in f32, `delta` of all `rows` of all heads, and
+/// sums of `dq`, `dk` and `dv` where these are not f32 themselves.
+pub fn backward_workspace_len(dtype: DType, q_len: usize, k_len: usize, rows: usize) -> usize {
+    let sums = if dtype == DType::F32 { 0 } else { q_len + 2 * k_len };
+    k_len + rows + sums
 }
 
 /// FLOPs of one product over all visible pairs.

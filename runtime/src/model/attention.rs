@@ -215,7 +215,6 @@ impl Attention {
             saved.value.view(self.key_extents(tokens)),
             pass.cu_seqlens(),
             pass.cu_seqlens(),
-            saved.mixed.view(self.query_extents(tokens)),
             saved.logsumexp.view([self.shape.num_heads, tokens]),
             dmixed.view(self.query_extents(tokens)),
             dquery.view_mut(self.query_extents(tokens)),

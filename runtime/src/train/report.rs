@@ -1,5 +1,6 @@
 //! What a run tells while it runs: log lines, metrics.jsonl, TensorBoard, status.json.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ pub struct Report {
     metrics: MetricsLog,
     tensorboard: Option<TensorBoard>,
     status_file: StatusFile,
+    run_dir: PathBuf,
     status: Status,
     meter: ThroughputMeter,
     flops_per_token: f64,
@@ -56,6 +58,7 @@ impl Report {
             metrics,
             tensorboard,
             status_file: folder.status(),
+            run_dir: folder.dir().to_owned(),
             status,
             meter: ThroughputMeter::new(Instant::now(), step, tokens),
             flops_per_token: plan.model_flops.full,
@@ -179,17 +182,19 @@ impl Report {
 
     /// A save ended well.
     pub fn saved(&mut self, saved: &Saved, stall_s: f64) {
-        let (path, bytes) = (saved.dir.display().to_string(), saved.bytes);
+        let Saved { step, bytes, seconds: write_s, .. } = *saved;
         self.logger.line(&format!(
-            "checkpoint {path}: {} in {}",
+            "checkpoint {}: {} in {}",
+            saved.dir.display(),
             units::bytes(bytes),
-            units::duration(saved.seconds)
+            units::duration(write_s)
         ));
         if let Some(warning) = &saved.warning {
             self.logger.warn(warning);
         }
-        let record = CheckpointRecord { step: saved.step, path, bytes, stall_s, write_s: saved.seconds };
-        self.append(&Record::Checkpoint(record));
+        let dir = saved.dir.strip_prefix(&self.run_dir).unwrap_or(&saved.dir);
+        let path = dir.display().to_string();
+        self.append(&Record::Checkpoint(CheckpointRecord { step, path, bytes, stall_s, write_s }));
     }
 
     /// The run is waiting for its last save.

@@ -10,45 +10,39 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::panel::{Panel, dot, key_rows};
-use super::tile::{accumulate, logits, mix};
-use super::transpose::transpose;
-use super::{Document, KEY_BLOCK, LANES, for_each_document, is_staged, padded};
+use super::panel::Panel;
+use super::recompute::{Inputs, Keys, Tiles};
+use super::tile::{accumulate, mix};
+use super::{Document, KEY_BLOCK, LANES, delta, for_each_document, padded, values};
 use crate::Float;
 use crate::cpu::scratch::{take, with_scratch};
-use crate::math::exp;
 use crate::ops::attention::AttentionShape;
 
 /// Queries, and keys, of a block: enough work per pair, short diagonals even for one document.
 const BLOCK: usize = 128;
 
-/// Inputs of the whole buffer.
-#[derive(Clone, Copy)]
-pub(super) struct Inputs<'a, X> {
-    pub(super) q: &'a [X],
-    pub(super) k: &'a [X],
-    pub(super) v: &'a [X],
-    pub(super) out: &'a [X],
-    pub(super) dout: &'a [X],
-    pub(super) logsumexp: &'a [f32],
-}
-
-/// See [`backward`](crate::ops::attention::backward): `gradients` are dq, dk, dv. Sums of bf16 gradients
-/// are made in `accumulators`, all others in place.
+/// See [`backward`](crate::ops::attention::backward): `gradients` are dq, dk, dv. `workspace` holds centred
+/// values, `delta` and, where the gradients are bf16, their f32 sums.
 pub(super) fn run<X: Float>(
     shape: AttentionShape,
-    inputs: Inputs<'_, X>,
+    [q, k, v, dout]: [&[X]; 4],
+    logsumexp: &[f32],
     cu_q: &[u32],
     cu_k: &[u32],
     mut gradients: [&mut [X]; 3],
-    accumulators: &mut [f32],
+    workspace: &mut [f32],
 ) {
+    let (centred, rest) = workspace.split_at_mut(v.len());
+    let (delta, sums) = rest.split_at_mut(logsumexp.len());
+    values::centre(shape, v, cu_q, cu_k, centred);
+    let inputs = Inputs { q, k, dout, values: centred, logsumexp };
+    delta::run(shape, inputs, cu_q, cu_k, delta);
     if let [Some(dq), Some(dk), Some(dv)] = gradients.each_mut().map(|gradient| as_f32(gradient)) {
-        return run_documents(shape, inputs, cu_q, cu_k, Sums { dq, dk, dv });
+        return run_documents(shape, inputs, delta, cu_q, cu_k, Sums { dq, dk, dv });
     }
-    let (dq, rest) = accumulators.split_at_mut(gradients[0].len());
+    let (dq, rest) = sums.split_at_mut(gradients[0].len());
     let (dk, dv) = rest.split_at_mut(gradients[1].len());
-    run_documents(shape, inputs, cu_q, cu_k, Sums { dq, dk, dv });
+    run_documents(shape, inputs, delta, cu_q, cu_k, Sums { dq, dk, dv });
     for (gradient, sums) in gradients.into_iter().zip([dq, dk, dv]) {
         gradient.par_chunks_mut(PIECE).zip(sums.par_chunks(PIECE)).for_each(|(gradient, sums)| {
             for (gradient, sum) in gradient.iter_mut().zip(sums) {
@@ -87,6 +81,7 @@ impl Sums<'_> {
 fn run_documents<X: Float>(
     shape: AttentionShape,
     inputs: Inputs<'_, X>,
+    delta: &[f32],
     cu_q: &[u32],
     cu_k: &[u32],
     sums: Sums<'_>,
@@ -98,11 +93,17 @@ fn run_documents<X: Float>(
         cu_k,
         sums,
         &|sums, queries, keys| sums.split(queries * q_row, keys * k_row),
-        &|document, sums| run_document(shape, inputs, &document, sums),
+        &|document, sums| run_document(shape, inputs, delta, &document, sums),
     );
 }
 
-fn run_document<X: Float>(shape: AttentionShape, inputs: Inputs<'_, X>, document: &Document, sums: Sums<'_>) {
+fn run_document<X: Float>(
+    shape: AttentionShape,
+    inputs: Inputs<'_, X>,
+    delta: &[f32],
+    document: &Document,
+    sums: Sums<'_>,
+) {
     let Sums { dq, dk, dv } = sums;
     let q_piece = BLOCK * shape.num_heads * shape.head_dim;
     let k_piece = BLOCK * shape.num_kv_heads * shape.head_dim;
@@ -139,7 +140,7 @@ fn run_document<X: Float>(shape: AttentionShape, inputs: Inputs<'_, X>, document
             }
             if is_visible(i) {
                 let (queries, keys) = pair(i);
-                run_pair(shape, inputs, document, queries, keys, Sums { dq, dk, dv });
+                run_pair(shape, inputs, delta, document, queries, keys, Sums { dq, dk, dv });
             }
         });
     }
@@ -163,18 +164,18 @@ fn sees_any(
 fn run_pair<X: Float>(
     shape: AttentionShape,
     inputs: Inputs<'_, X>,
+    delta: &[f32],
     document: &Document,
     queries: Range<usize>,
     keys: Range<usize>,
     sums: Sums<'_>,
 ) {
-    let (head_dim, width) = (shape.head_dim, padded(shape.head_dim));
-    let staged = if is_staged::<X>(head_dim) { 2 * KEY_BLOCK * width } else { 0 };
-    let len = LANES * (5 * width + 2 * KEY_BLOCK) + staged;
+    let head_dim = shape.head_dim;
+    let len = Tiles::scratch_len(head_dim) + LANES * padded(head_dim) + Keys::scratch_len::<X>(head_dim);
     with_scratch(len, &mut |scratch| {
         let (queries, keys) = (queries.clone(), keys.clone());
         let sums = Sums { dq: &mut *sums.dq, dk: &mut *sums.dk, dv: &mut *sums.dv };
-        pulp::Arch::new().dispatch(Pair { shape, inputs, document, queries, keys, sums, scratch });
+        pulp::Arch::new().dispatch(Pair { shape, inputs, delta, document, queries, keys, sums, scratch });
     });
 }
 
@@ -182,6 +183,8 @@ fn run_pair<X: Float>(
 struct Pair<'a, X> {
     shape: AttentionShape,
     inputs: Inputs<'a, X>,
+    /// [tokens, num_heads]
+    delta: &'a [f32],
     document: &'a Document,
     queries: Range<usize>,
     keys: Range<usize>,
@@ -196,123 +199,79 @@ impl<X: Float> WithSimd for Pair<'_, X> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         let shape = self.shape;
         let mut scratch = std::mem::take(&mut self.scratch);
-        let rows = LANES * padded(shape.head_dim);
-        let mut tiles = Tiles {
-            q_columns: take(&mut scratch, rows),
-            dout_columns: take(&mut scratch, rows),
-            q: take(&mut scratch, rows),
-            dout: take(&mut scratch, rows),
-            dq: take(&mut scratch, rows),
-            probabilities: take(&mut scratch, KEY_BLOCK * LANES),
-            dlogits: take(&mut scratch, KEY_BLOCK * LANES),
-            keys: scratch,
-        };
+        let mut tiles = Tiles::new(shape.head_dim, &mut scratch);
+        let dq = take(&mut scratch, LANES * padded(shape.head_dim));
         for kv_head in 0..shape.num_kv_heads {
             for start in (0..self.queries.len() * shape.group()).step_by(LANES) {
                 let panel = Panel::new(shape, self.document, &self.queries, kv_head, start);
-                self.run_panel(simd, kv_head, &panel, &mut tiles);
+                self.run_panel(simd, kv_head, &panel, &mut tiles, dq, scratch);
             }
         }
     }
 }
 
-/// Scratch of one panel. Rows are [LANES, padded head_dim], columns [padded head_dim, LANES].
-struct Tiles<'a> {
-    /// Queries times the scale of the logits.
-    q: &'a mut [f32],
-    q_columns: &'a mut [f32],
-    dout: &'a mut [f32],
-    dout_columns: &'a mut [f32],
-    /// Gradient of the scaled queries.
-    dq: &'a mut [f32],
-    /// [KEY_BLOCK, LANES]; logits first.
-    probabilities: &'a mut [f32],
-    /// [KEY_BLOCK, LANES]; gradients of the probabilities first.
-    dlogits: &'a mut [f32],
-    /// Two tiles of keys and values, where they are not read in place.
-    keys: &'a mut [f32],
-}
-
 impl<X: Float> Pair<'_, X> {
+    /// `dq` [LANES, padded head_dim] is room for the gradients of the scaled queries.
     #[inline(always)]
-    fn run_panel<S: Simd>(&mut self, simd: S, kv_head: usize, panel: &Panel, tiles: &mut Tiles<'_>) {
+    fn run_panel<S: Simd>(
+        &mut self,
+        simd: S,
+        kv_head: usize,
+        panel: &Panel,
+        tiles: &mut Tiles<'_>,
+        dq: &mut [f32],
+        scratch: &mut [f32],
+    ) {
         let Pair { shape, inputs, document, .. } = *self;
         let visible = panel.keys();
-        let mut keys = visible.start.max(self.keys.start)..visible.end.min(self.keys.end);
-        if keys.is_empty() {
+        let visible = visible.start.max(self.keys.start)..visible.end.min(self.keys.end);
+        if visible.is_empty() {
             return;
         }
         let (head_dim, width) = (shape.head_dim, padded(shape.head_dim));
-        let (logsumexp, delta) = self.pack(panel, tiles);
-        tiles.dq.fill(0.0);
-        while !keys.is_empty() {
-            let block = keys.start..keys.end.min(keys.start + KEY_BLOCK);
-            keys.start = block.end;
-            let count = block.len();
-            let rows = document.keys.start + block.start..document.keys.start + block.end;
-            let (k_tile, v_tile) = tiles.keys.split_at_mut(tiles.keys.len() / 2);
-            let k = key_rows(shape, inputs.k, rows.clone(), kv_head, k_tile);
-            let v = key_rows(shape, inputs.v, rows, kv_head, v_tile);
-            logits(simd, k, count, head_dim, tiles.q_columns, panel.lanes(), tiles.probabilities);
-            logits(simd, v, count, head_dim, tiles.dout_columns, panel.lanes(), tiles.dlogits);
-            panel.mask(block.clone(), tiles.probabilities);
-            softmax_backward(count, &logsumexp, &delta, tiles.probabilities, tiles.dlogits);
+        tiles.pack(shape, inputs, document, panel);
+        let delta = self.delta(panel);
+        dq.fill(0.0);
+        for start in visible.clone().step_by(KEY_BLOCK) {
+            let range = start..visible.end.min(start + KEY_BLOCK);
+            let count = range.len();
+            let keys = Keys::read(shape, inputs, document, kv_head, range, scratch);
+            tiles.recompute(simd, head_dim, panel, &keys);
+            softmax_backward(count, &delta, tiles.probabilities, tiles.gradients);
             let stride = shape.num_kv_heads * head_dim;
-            let at = (block.start - self.keys.start) * stride + kv_head * head_dim;
+            let at = (start - self.keys.start) * stride + kv_head * head_dim;
             let (dk, dv) = (&mut self.sums.dk[at..], &mut self.sums.dv[at..]);
             accumulate(simd, tiles.probabilities, count, panel.rows, tiles.dout, head_dim, dv, stride);
-            accumulate(simd, tiles.dlogits, count, panel.rows, tiles.q, head_dim, dk, stride);
-            mix(simd, tiles.dlogits, panel.rows, count, k, width, &[1.0; LANES], tiles.dq);
+            accumulate(simd, tiles.gradients, count, panel.rows, tiles.q, head_dim, dk, stride);
+            mix(simd, tiles.gradients, panel.rows, count, keys.k, width, &[1.0; LANES], dq);
         }
         let scale = shape.scale();
-        for row in 0..panel.rows {
-            let (query, head) = panel.at[row];
+        for (&(query, head), dq) in panel.at.iter().zip(dq.chunks_exact(width)).take(panel.rows) {
             let at = ((query - self.queries.start) * shape.num_heads + head) * head_dim;
-            for (sum, dq) in self.sums.dq[at..at + head_dim].iter_mut().zip(&tiles.dq[row * width..]) {
+            for (sum, dq) in self.sums.dq[at..at + head_dim].iter_mut().zip(dq) {
                 *sum = scale.mul_add(*dq, *sum);
             }
         }
     }
 
-    /// Packs the panel's queries and output gradients; returns logsumexp and `delta` of its rows.
+    /// The panel's rows of `delta`.
     #[inline(always)]
-    fn pack(&self, panel: &Panel, tiles: &mut Tiles<'_>) -> ([f32; LANES], [f32; LANES]) {
-        let Pair { shape, inputs, document, .. } = *self;
-        let (head_dim, width) = (shape.head_dim, padded(shape.head_dim));
-        let (first, row_len) = (document.queries.start, shape.num_heads * head_dim);
-        panel.pack(shape, &inputs.q[first * row_len..], shape.scale(), tiles.q);
-        panel.pack(shape, &inputs.dout[first * row_len..], 1.0, tiles.dout);
-        transpose(head_dim, tiles.q, tiles.q_columns);
-        transpose(head_dim, tiles.dout, tiles.dout_columns);
-        let tokens = inputs.logsumexp.len() / shape.num_heads;
-        // Probabilities of lanes without a row, and of rows that see no key, become exp(-inf) = 0.
-        let (mut logsumexp, mut delta) = ([f32::INFINITY; LANES], [0.0; LANES]);
-        for row in 0..panel.rows {
-            let (query, head) = panel.at[row];
-            let out = &inputs.out[(first + query) * row_len + head * head_dim..][..head_dim];
-            delta[row] = dot(&tiles.dout[row * width..][..head_dim], out);
-            let log = inputs.logsumexp[head * tokens + first + query];
-            logsumexp[row] = if log == f32::NEG_INFINITY { f32::INFINITY } else { log };
+    fn delta(&self, panel: &Panel) -> [f32; LANES] {
+        let mut delta = [0.0; LANES];
+        for (delta, (query, head)) in delta.iter_mut().zip(panel.at).take(panel.rows) {
+            *delta = self.delta[(self.document.queries.start + query) * self.shape.num_heads + head];
         }
-        (logsumexp, delta)
+        delta
     }
 }
 
-/// Replaces logits by probabilities and their gradients by those of the logits.
+/// Replaces the gradients of probabilities by those of the logits.
 #[inline(always)]
-fn softmax_backward(
-    keys: usize,
-    logsumexp: &[f32; LANES],
-    delta: &[f32; LANES],
-    probabilities: &mut [f32],
-    gradients: &mut [f32],
-) {
-    let rows = probabilities.chunks_exact_mut(LANES).zip(gradients.chunks_exact_mut(LANES));
+fn softmax_backward(keys: usize, delta: &[f32; LANES], probabilities: &[f32], gradients: &mut [f32]) {
+    let rows = probabilities.chunks_exact(LANES).zip(gradients.chunks_exact_mut(LANES));
     for (probabilities, gradients) in rows.take(keys) {
         for lane in 0..LANES {
-            let probability = exp(probabilities[lane] - logsumexp[lane]);
-            probabilities[lane] = probability;
-            gradients[lane] = probability * (gradients[lane] - delta[lane]);
+            gradients[lane] = probabilities[lane] * (gradients[lane] - delta[lane]);
         }
     }
 }

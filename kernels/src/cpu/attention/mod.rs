@@ -9,10 +9,13 @@
 //! bits do not depend on what else lies in the buffer.
 
 mod backward;
+mod delta;
 mod forward;
 mod panel;
+mod recompute;
 mod tile;
 mod transpose;
+mod values;
 
 use std::ops::Range;
 
@@ -62,29 +65,21 @@ impl AttentionKernels for Cpu {
         v: TensorRef<'_, Self>,
         cu_seqlens_q: TensorRef<'_, Self>,
         cu_seqlens_k: TensorRef<'_, Self>,
-        out: TensorRef<'_, Self>,
         logsumexp: TensorRef<'_, Self>,
         dout: TensorRef<'_, Self>,
         dq: TensorMut<'_, Self>,
         dk: TensorMut<'_, Self>,
         dv: TensorMut<'_, Self>,
-        accumulators: TensorMut<'_, Self>,
+        workspace: TensorMut<'_, Self>,
     ) -> Result<()> {
         let (cu_q, cu_k) = (cu_seqlens_q.as_slice(), cu_seqlens_k.as_slice());
         check_bounds(cu_q, q.shape().dims()[0]);
         check_bounds(cu_k, k.shape().dims()[0]);
         match_float!(q.dtype(), X => {
-            let inputs = backward::Inputs {
-                q: q.as_slice::<X>(),
-                k: k.as_slice(),
-                v: v.as_slice(),
-                out: out.as_slice(),
-                dout: dout.as_slice(),
-                logsumexp: logsumexp.as_slice(),
-            };
+            let inputs = [q, k, v, dout].map(|input| input.as_slice::<X>());
             let gradients = [dq, dk, dv].map(|gradient| gradient.into_slice::<X>());
-            let accumulators = accumulators.into_slice();
-            self.run(|| backward::run(shape, inputs, cu_q, cu_k, gradients, accumulators));
+            let (logsumexp, workspace) = (logsumexp.as_slice(), workspace.into_slice());
+            self.run(|| backward::run(shape, inputs, logsumexp, cu_q, cu_k, gradients, workspace));
         });
         Ok(())
     }

@@ -5,7 +5,6 @@ use std::ops::Range;
 use super::tile::Rows;
 use super::{ALIGN, Document, LANES, is_staged, padded};
 use crate::Float;
-use crate::cpu::lane_sum;
 use crate::ops::attention::AttentionShape;
 
 /// Up to [`LANES`] rows (query, head) of one key head, queries outermost.
@@ -127,21 +126,4 @@ fn widen<X: Float>(source: &[X], factor: f32, target: &mut [f32]) {
     for (source, target) in rest.iter().zip(last) {
         *target = source.to_f32() * factor;
     }
-}
-
-/// `sum_i a[i] · b[i]` over the elements of `b`: interleaved sums, then their tree.
-#[inline(always)]
-pub(super) fn dot<X: Float>(a: &[f32], b: &[X]) -> f32 {
-    let mut sums = [0.0_f32; ALIGN];
-    let (chunks, rest) = b.as_chunks::<ALIGN>();
-    let (whole, last) = a.split_at(chunks.len() * ALIGN);
-    for (a, b) in whole.as_chunks::<ALIGN>().0.iter().zip(chunks) {
-        for i in 0..ALIGN {
-            sums[i] = a[i].mul_add(b[i].to_f32(), sums[i]);
-        }
-    }
-    for (sum, (a, b)) in sums.iter_mut().zip(last.iter().zip(rest)) {
-        *sum = a.mul_add(b.to_f32(), *sum);
-    }
-    lane_sum(ALIGN, |i| sums[i])
 }
