@@ -208,6 +208,9 @@ fn preparing_builds_once_and_notices_changes() {
     write(root, "text/.hidden/x.md", b"\xff");
     write(root, "text/cache/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n# a cache\n");
     write(root, "text/cache/deep/x.md", b"\xff");
+    for file in ["resolved.toml", "status.json", "jobs/0/notes.md"] {
+        write(root, &format!("text/earlier-run/{file}"), b"\xff");
+    }
     let out = root.join("text/out");
     write(&out, "own.md", b"\xff");
     let glob = |pattern: &str| root.join(pattern).to_str().unwrap().to_owned();

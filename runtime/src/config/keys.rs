@@ -85,7 +85,7 @@ pub(super) const KEYS: &[Key] = &[
     key("data.document_mask", "boolean", "true", Identity, "Attention and positions restart at each document."),
     key("data.prefetch_batches", "integer", "8", Free, "Batches read ahead."),
     key("data.skip", "array of [first, last]", "[]", Identity, "Steps whose data is passed over, both ends included; increasing."),
-    key("data.prepare.text", "array of globs", "required", Identity, "Text from which tokenizer and dataset are built first (small runs)."),
+    key("data.prepare.text", "array of globs", "required", Identity, "Text from which tokenizer and dataset are built first (small runs). Hidden files, run folders and folders with a `CACHEDIR.TAG` are left out."),
     key("data.prepare.vocab_size", "integer", "required", Identity, "Entries of that tokenizer; at least 257."),
 
     key("stage[].name", "string", "none", Identity, "Not yet: other sources from some token on."),

@@ -17,8 +17,8 @@ use crate::{Error, Result};
 /// The section `[data.prepare]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Prepare {
-    /// Globs of text files. Hidden files, folders marked by a `CACHEDIR.TAG` and the output folder are left
-    /// out.
+    /// Globs of text files. Hidden files, folders of runs, folders marked by a `CACHEDIR.TAG` and the output
+    /// folder are left out.
     pub text: Vec<String>,
     /// Entries of the tokenizer.
     pub vocab_size: usize,
@@ -163,7 +163,7 @@ fn expand(patterns: &[String], out: &Path) -> Result<Vec<PathBuf>> {
         require_literal_leading_dot: true,
     };
     let out = out.canonicalize().ok();
-    let mut caches = HashMap::new();
+    let mut generated = HashMap::new();
     let mut files = Vec::new();
     if patterns.is_empty() {
         return Err(Error::input(
@@ -177,7 +177,7 @@ fn expand(patterns: &[String], out: &Path) -> Result<Vec<PathBuf>> {
             let path = path.map_err(|e| bad(e.to_string()))?;
             let own =
                 out.as_ref().is_some_and(|out| path.canonicalize().is_ok_and(|path| path.starts_with(out)));
-            if path.is_file() && !own && !in_cache_folder(&path, &mut caches) {
+            if path.is_file() && !own && !is_generated(&path, &mut generated) {
                 matched = true;
                 files.push(path);
             }
@@ -191,16 +191,18 @@ fn expand(patterns: &[String], out: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Whether a folder above `path` is marked as a cache, as Cargo's `target` is
-/// (<https://bford.info/cachedir/>).
-fn in_cache_folder(path: &Path, known: &mut HashMap<PathBuf, bool>) -> bool {
+/// Whether a folder above `path` is that of a run, whose files change with every start, or marked as a cache,
+/// as Cargo's `target` is (<https://bford.info/cachedir/>).
+fn is_generated(path: &Path, known: &mut HashMap<PathBuf, bool>) -> bool {
     let Some(folder) = path.parent() else { return false };
     if let Some(&answer) = known.get(folder) {
         return answer;
     }
     let signature = b"Signature: 8a477f597d28d172789f06886806bc55";
     let tag = std::fs::read(folder.join("CACHEDIR.TAG"));
-    let answer = tag.is_ok_and(|tag| tag.starts_with(signature)) || in_cache_folder(folder, known);
+    let is_cache = tag.is_ok_and(|tag| tag.starts_with(signature));
+    let is_run = ["resolved.toml", "status.json"].iter().all(|file| folder.join(file).is_file());
+    let answer = is_cache || is_run || is_generated(folder, known);
     known.insert(folder.to_owned(), answer);
     answer
 }
