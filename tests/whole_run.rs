@@ -79,6 +79,19 @@ fn files_follow_the_umask_and_the_group() {
 }
 
 #[test]
+fn records_of_saves_name_folders_below_the_run() {
+    let sets = ["training.steps=4", "checkpoint.every_steps=2", "checkpoint.weights_every_steps=4"];
+    let run = Run::new(&sets);
+    run.exits(0);
+    let records = run.records("checkpoint");
+    let paths: Vec<&str> = records.iter().map(|record| record["path"].as_str().unwrap()).collect();
+    let checkpoints = paths.iter().filter(|path| path.starts_with("checkpoints/step-")).count();
+    let weights = paths.iter().filter(|path| path.starts_with("weights/step-")).count();
+    assert_eq!((checkpoints, weights, paths.len()), (2, 1, 3), "{paths:?}");
+    assert!(paths.iter().all(|path| run.dir().join(path).is_dir()), "{paths:?}");
+}
+
+#[test]
 fn the_weights_of_a_checkpoint_are_a_hugging_face_folder() {
     let run = Run::new(&["training.steps=3"]);
     run.exits(0);

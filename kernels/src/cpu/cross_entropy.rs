@@ -102,3 +102,20 @@ fn exp_and_sum(x: &mut [f32], max: f32) -> f32 {
     x.iter_mut().for_each(|x| *x = exp(*x - max));
     super::lane_sum_of(x, |x| x)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::row;
+
+    #[test]
+    fn gradients_are_normal_numbers_or_zero() {
+        let loss_scale = 1.0 / 2048.0;
+        let mut logits = [0.0, -86.0, -60.0];
+        row(0.0, Some(loss_scale), &mut logits, 0);
+        assert_eq!(logits[1], 0.0, "e^-86 / 2048 is subnormal");
+        assert!(logits[2].is_normal() && logits[2] > 0.0);
+        let mut logits = [f32::NAN, -86.0];
+        row(0.0, Some(loss_scale), &mut logits, 0);
+        assert!(logits.iter().all(|gradient| gradient.is_nan()));
+    }
+}

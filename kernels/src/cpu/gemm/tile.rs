@@ -57,7 +57,7 @@ impl WithSimd for RowBlock<'_> {
 }
 
 impl RowBlock<'_> {
-    /// All tiles: a panel of `b` stays in the first-level cache while the panels of `a` pass by.
+    /// All tiles: a panel of `b` stays near the core while the panels of `a` pass by.
     #[inline(always)]
     fn tiles<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
         let width = VECTORS * S::F32_LANES;
