@@ -1,4 +1,8 @@
 //! Calls and payload bytes of every communicator, by kind of collective.
+//!
+//! The payload of a call is the full tensor's bytes, whatever the number of ranks and the algorithm: an
+//! algorithm's factor (`(n - 1) / n` of a ring) is applied by whoever compares with a network.
+//! `docs/communication.md` says what a training step must come to.
 
 /// A kind of collective operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -9,14 +13,44 @@ pub enum Collective {
     ReduceScatter,
     /// Every rank ends with all slices.
     AllGather,
+    /// Every rank ends with one slice of each rank.
+    AllToAll,
     /// Every rank ends with the root's buffer.
     Broadcast,
+    /// A buffer to one other rank.
+    Send,
+    /// A buffer from one other rank.
+    Recv,
     /// No data; every rank waits for all.
     Barrier,
 }
 
 impl Collective {
-    const COUNT: usize = 5;
+    /// Every kind, in the order in which reports print them.
+    pub const ALL: [Collective; 8] = [
+        Collective::AllReduce,
+        Collective::ReduceScatter,
+        Collective::AllGather,
+        Collective::AllToAll,
+        Collective::Broadcast,
+        Collective::Send,
+        Collective::Recv,
+        Collective::Barrier,
+    ];
+
+    /// The name in messages, traces and plans.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Collective::AllReduce => "all_reduce",
+            Collective::ReduceScatter => "reduce_scatter",
+            Collective::AllGather => "all_gather",
+            Collective::AllToAll => "all_to_all",
+            Collective::Broadcast => "broadcast",
+            Collective::Send => "send",
+            Collective::Recv => "recv",
+            Collective::Barrier => "barrier",
+        }
+    }
 }
 
 /// What one kind of collective moved.
@@ -24,15 +58,14 @@ impl Collective {
 pub struct Traffic {
     /// Number of calls.
     pub calls: u64,
-    /// Sum of the full tensors' bytes, whatever the number of ranks: each algorithm's factor is applied
-    /// by whoever compares with a network.
+    /// Sum of the full tensors' bytes.
     pub payload_bytes: u64,
 }
 
 /// Counters of one communicator.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Audit {
-    by_kind: [Traffic; Collective::COUNT],
+    by_kind: [Traffic; Collective::ALL.len()],
 }
 
 impl Audit {
@@ -46,5 +79,15 @@ impl Audit {
     /// What a kind of collective moved so far.
     pub fn of(&self, kind: Collective) -> Traffic {
         self.by_kind[kind as usize]
+    }
+
+    /// What was counted since `earlier`, a copy of this audit.
+    pub fn since(&self, earlier: &Audit) -> Audit {
+        let mut difference = *self;
+        for (traffic, before) in difference.by_kind.iter_mut().zip(&earlier.by_kind) {
+            traffic.calls -= before.calls;
+            traffic.payload_bytes -= before.payload_bytes;
+        }
+        difference
     }
 }

@@ -1,19 +1,26 @@
 //! Communication between ranks: the mesh, placements of tensors on it, communicators over its axes, and
 //! the control plane.
 //!
+//! - [`communicator`]: the trait, its calls, its errors. Start here. [`pending`]: a collective under way.
+//! - [`Single`]: one rank; [`threads`]: ranks that are threads of one process.
+//! - [`control`]: small host-side agreements, and the news that a rank has died.
+//! - [`mesh`], [`placement`]: pure arithmetic; [`audit`]: what was moved.
+//!
 //! A size of one is ordinary: [`Single`] is a communicator like any other, so the code above never asks
-//! whether it is alone. Communicators of several ranks implement the same trait.
+//! whether it is alone.
 
 pub mod audit;
 pub mod communicator;
 pub mod control;
 pub mod mesh;
+pub mod pending;
 pub mod placement;
 mod single;
 
 pub use audit::{Audit, Collective, Traffic};
-pub use communicator::{CommError, Communicator, Pending, ReduceOp};
-pub use control::{Alone, ControlPlane};
+pub use communicator::{Call, CommError, Communicator, ReduceOp};
+pub use control::{Alone, Channel, ControlPlane, Failure, Progress};
 pub use mesh::{Axis, Mesh};
+pub use pending::{Completion, Pending};
 pub use placement::Placement;
 pub use single::Single;

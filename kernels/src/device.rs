@@ -44,6 +44,10 @@ pub trait Storage: Clone + Send + Sync + Sized + 'static {
     /// Returns when all work queued so far is done.
     fn synchronize(&self) -> Result<()>;
 
+    /// A handle to the same memory whose work is queued apart from this one's, for collectives: another
+    /// stream on a GPU, other threads on the host.
+    fn fork(&self) -> Result<Self>;
+
     /// Runs `work` where the device computes best (the CPU device: on one of its own threads, so that
     /// the ops inside need not change thread). Called once around a step.
     fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;

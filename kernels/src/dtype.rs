@@ -14,6 +14,8 @@ pub enum DType {
     U32,
     /// Labels; -100 marks an ignored position.
     I32,
+    /// Bytes that are moved and not computed with.
+    U8,
 }
 
 impl DType {
@@ -22,6 +24,7 @@ impl DType {
         match self {
             DType::F32 | DType::U32 | DType::I32 => 4,
             DType::Bf16 => 2,
+            DType::U8 => 1,
         }
     }
 
@@ -32,6 +35,7 @@ impl DType {
             DType::Bf16 => "bf16",
             DType::U32 => "u32",
             DType::I32 => "i32",
+            DType::U8 => "u8",
         }
     }
 
@@ -40,7 +44,7 @@ impl DType {
         match self {
             DType::F32 => f32::EPSILON as f64,
             DType::Bf16 => 1.0 / 128.0,
-            DType::U32 | DType::I32 => 0.0,
+            DType::U32 | DType::I32 | DType::U8 => 0.0,
         }
     }
 }
@@ -76,6 +80,9 @@ impl Element for u32 {
 }
 impl Element for i32 {
     const DTYPE: DType = DType::I32;
+}
+impl Element for u8 {
+    const DTYPE: DType = DType::U8;
 }
 
 impl Float for f32 {
@@ -121,6 +128,35 @@ macro_rules! match_float {
                 $body
             }
             other => unreachable!("front doors admit only floating-point tensors here, got {other}"),
+        }
+    };
+}
+
+/// Runs `$body` with the type parameter `$T` bound to the Rust type of any `DType`.
+#[macro_export]
+macro_rules! match_element {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            $crate::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            $crate::DType::Bf16 => {
+                type $T = half::bf16;
+                $body
+            }
+            $crate::DType::U32 => {
+                type $T = u32;
+                $body
+            }
+            $crate::DType::I32 => {
+                type $T = i32;
+                $body
+            }
+            $crate::DType::U8 => {
+                type $T = u8;
+                $body
+            }
         }
     };
 }

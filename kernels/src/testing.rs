@@ -115,6 +115,7 @@ pub fn poisoned<D: Device>(ctx: &Context<D>, dtype: DType, shape: impl Into<Shap
         DType::Bf16 => upload(ctx, &vec![half::bf16::from_bits(u16::MAX); len]),
         DType::U32 => upload(ctx, &vec![u32::MAX; len]),
         DType::I32 => upload(ctx, &vec![-1_i32; len]),
+        DType::U8 => upload(ctx, &vec![u8::MAX; len]),
     }
 }
 

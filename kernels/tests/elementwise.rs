@@ -1,9 +1,9 @@
 //! Elementwise ops on the CPU device: against the reference, at odd sizes, for every thread count.
 
-use tisserand_kernels::ops::elementwise::{self, reference};
+use tisserand_kernels::ops::elementwise::{self, Combine, reference};
 use tisserand_kernels::ops::{CHUNK, Write, grad_norm};
 use tisserand_kernels::testing::{
-    assert_close, bits, download, normal_f64, poisoned, rms, tolerance, upload_as,
+    assert_close, bits, download, normal_f64, poisoned, rms, tolerance, upload, upload_as,
 };
 use tisserand_kernels::{Context, Cpu, DType};
 
@@ -116,12 +116,14 @@ fn a_wrong_shape_or_dtype_is_refused_by_name() {
     let ctx = context(1);
     let x = upload_as(&ctx, DType::F32, &[0.0; 6]);
     let mut y = poisoned(&ctx, DType::Bf16, [6]);
-    let mut refuse = |extents: &[usize]| {
+    let mut refused = |extents: &[usize]| {
         let y = y.view_mut([6]).reshape(tisserand_kernels::Shape::new(extents));
         elementwise::add_assign(&ctx, x.view([2, 3]), y).unwrap_err().to_string()
     };
-    assert_eq!(refuse(&[3, 2]), "elementwise::add_assign: `y` has shape [3, 2], expected [2, 3]");
-    assert_eq!(refuse(&[2, 3]), "elementwise::add_assign: `y` has dtype bf16, expected f32");
+    assert_eq!(refused(&[3, 2]), "elementwise::add_assign: `y` has shape [3, 2], expected [2, 3]");
+    let mut labels = poisoned(&ctx, DType::I32, [6]);
+    let message = elementwise::add_assign(&ctx, x.view([6]), labels.view_mut([6])).unwrap_err().to_string();
+    assert_eq!(message, "elementwise::add_assign: `y` has dtype i32, expected f32 or bf16");
     let message = elementwise::column_sum(&ctx, x.view([2, 3]), y.view_mut([3, 2])).unwrap_err().to_string();
     assert_eq!(message, "elementwise::column_sum: `sums` has shape [3, 2], expected [3]");
     let message =
@@ -129,4 +131,70 @@ fn a_wrong_shape_or_dtype_is_refused_by_name() {
             .unwrap_err()
             .to_string();
     assert_eq!(message, "elementwise::sum: `x` has dtype bf16, expected f32");
+}
+
+#[test]
+fn combine_is_the_tree_over_the_tensors() {
+    let ctx = context(2);
+    for (count, len) in [(1, 5), (2, 1), (3, 1000), (4, 40_003), (7, 513), (8, 1024), (3, 0)] {
+        for (dtype, how) in FLOATS.into_iter().flat_map(|d| [Combine::Sum, Combine::Max].map(|how| (d, how)))
+        {
+            let values: Vec<Vec<f64>> = (0..count).map(|i| normal_f64(i as u64, len)).collect();
+            let want = if len == 0 { Vec::new() } else { reference::combine(how, &values) };
+            let blocks: Vec<_> = values.iter().map(|values| upload_as(&ctx, dtype, values)).collect();
+            let views: Vec<_> = blocks.iter().map(|block| block.view([len])).collect();
+            let results: Vec<Vec<u32>> = (0..count)
+                .map(|own| {
+                    let mut block = upload_as(&ctx, dtype, &values[own]);
+                    let (before, after) = (&views[..own], &views[own + 1..]);
+                    elementwise::combine(&ctx.device, how, before, block.view_mut([len]), after).unwrap();
+                    let bound = if how == Combine::Max { 0.0 } else { tolerance(dtype, count) };
+                    assert_close("combined", &download(&ctx, &block), &want, 1.0, bound);
+                    bits(&ctx, &block)
+                })
+                .collect();
+            assert!(results.iter().all(|result| *result == results[0]), "{count} {len} {dtype} {how:?}");
+        }
+    }
+}
+
+#[test]
+fn combining_groups_first_gives_the_same_bits() {
+    let ctx = context(1);
+    let len = 777;
+    let values: Vec<Vec<f64>> =
+        (0..8).map(|i| normal_f64(i, len).iter().map(|x| x * 1.1_f64.powi(i as i32)).collect()).collect();
+    let block = |i: usize| upload_as(&ctx, DType::F32, &values[i]);
+    let sum = |blocks: Vec<tisserand_kernels::Block<Cpu>>| {
+        let mut blocks = blocks.into_iter();
+        let mut own = blocks.next().unwrap();
+        let others: Vec<_> = blocks.collect();
+        let after: Vec<_> = others.iter().map(|other| other.view([len])).collect();
+        elementwise::combine(&ctx.device, Combine::Sum, &[], own.view_mut([len]), &after).unwrap();
+        own
+    };
+    let whole = sum((0..8).map(block).collect());
+    let pairs = (0..4).map(|i| sum(vec![block(2 * i), block(2 * i + 1)])).collect();
+    let halves = (0..2).map(|i| sum((4 * i..4 * i + 4).map(block).collect())).collect();
+    assert_eq!(bits(&ctx, &sum(pairs)), bits(&ctx, &whole));
+    assert_eq!(bits(&ctx, &sum(halves)), bits(&ctx, &whole));
+}
+
+#[test]
+fn combine_of_integers_wraps_and_nan_is_the_largest() {
+    let ctx = context(1);
+    let mut own = upload(&ctx, &[u32::MAX, 3]);
+    let other = upload(&ctx, &[2_u32, 7]);
+    elementwise::combine(&ctx.device, Combine::Sum, &[], own.view_mut([2]), &[other.view([2])]).unwrap();
+    assert_eq!(own.view([2]).as_slice::<u32>(), [1, 10]);
+    elementwise::combine(&ctx.device, Combine::Max, &[other.view([2])], own.view_mut([2]), &[]).unwrap();
+    assert_eq!(own.view([2]).as_slice::<u32>(), [2, 10]);
+    for position in 0..3 {
+        let mut values = [[1.0_f32], [2.0], [3.0]];
+        values[position][0] = f32::NAN;
+        let [mut own, a, b] = values.map(|value| upload(&ctx, &value));
+        let after = [a.view([1]), b.view([1])];
+        elementwise::combine(&ctx.device, Combine::Max, &[], own.view_mut([1]), &after).unwrap();
+        assert!(download(&ctx, &own)[0].is_nan(), "{position}");
+    }
 }

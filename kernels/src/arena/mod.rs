@@ -116,9 +116,9 @@ impl<D: Storage> Arena<D> {
     /// Allocates `capacity_bytes` on the device. A dry run passes `usize::MAX / 2` and allocates nothing.
     pub fn new(device: &D, capacity_bytes: usize) -> Result<Self> {
         let memory = device.allocate(capacity_bytes)?;
-        let state =
-            State { free: FreeList::new(capacity_bytes), usage: Usage::default(), peak: Usage::default() };
         let alignment_bytes = device.caps().alignment_bytes;
+        let free = FreeList::new(capacity_bytes, alignment_bytes);
+        let state = State { free, usage: Usage::default(), peak: Usage::default() };
         Ok(Arena {
             shared: Arc::new(Shared { memory, alignment_bytes, capacity_bytes, state: Mutex::new(state) }),
         })
@@ -215,6 +215,40 @@ impl<D: Storage> Block<D> {
         TensorMut::new(&self.shared.memory, self.byte_offset(start), self.dtype, shape)
     }
 
+    /// Cuts the block in two: this one keeps the elements before `at`, the result owns the others. Two
+    /// threads may then work on the two, each as an owner.
+    ///
+    /// # Panics
+    /// If `at` lies outside.
+    pub fn split_off(&mut self, at: usize) -> Block<D> {
+        assert!(at <= self.len, "split at {at} of a block of {} elements", self.len);
+        let kept_bytes = at * self.dtype.size_bytes();
+        let rest = Block {
+            shared: Arc::clone(&self.shared),
+            class: self.class,
+            dtype: self.dtype,
+            len: self.len - at,
+            offset_bytes: self.offset_bytes + kept_bytes,
+            size_bytes: self.size_bytes - kept_bytes,
+        };
+        (self.len, self.size_bytes) = (at, kept_bytes);
+        rest
+    }
+
+    /// Takes back what [`Block::split_off`] cut off.
+    ///
+    /// # Panics
+    /// If `next` does not begin where this block ends.
+    pub fn append(&mut self, mut next: Block<D>) {
+        let follows = Arc::ptr_eq(&self.shared, &next.shared)
+            && (self.class, self.dtype) == (next.class, next.dtype)
+            && self.offset_bytes + self.size_bytes == next.offset_bytes
+            && self.len * self.dtype.size_bytes() == self.size_bytes;
+        assert!(follows, "append joins what split_off has cut");
+        self.len += std::mem::take(&mut next.len);
+        self.size_bytes += std::mem::take(&mut next.size_bytes);
+    }
+
     fn byte_offset(&self, start: usize) -> usize {
         self.offset_bytes + start * self.dtype.size_bytes()
     }
@@ -269,6 +303,46 @@ mod tests {
         let _all = arena.block(Class::Weights, DType::F32, 256).unwrap();
         let error = arena.block(Class::Workspace, DType::F32, 1).err().unwrap().to_string();
         assert!(error.contains("1024 bytes is full") && error.contains("workspace"), "{error}");
+    }
+
+    #[test]
+    fn parts_of_a_block_are_blocks_and_join_again() {
+        let arena = arena(4096);
+        let mut a = arena.block(Class::Weights, DType::F32, 10).unwrap();
+        a.view_mut([10])
+            .into_slice::<f32>()
+            .copy_from_slice(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
+        let mut b = a.split_off(3);
+        let c = b.split_off(0);
+        assert_eq!((a.len(), b.len(), c.len()), (3, 0, 7));
+        assert_eq!(c.view([7]).as_slice::<f32>()[0], 3.0);
+        b.append(c);
+        a.append(b);
+        assert_eq!(a.view([10]).as_slice::<f32>()[9], 9.0);
+        assert_eq!(arena.usage().total(), 256);
+        drop(a);
+        assert_eq!(arena.usage().total(), 0);
+    }
+
+    #[test]
+    fn parts_dropped_one_by_one_leave_the_arena_aligned() {
+        let arena = arena(4096);
+        let mut a = arena.block(Class::Weights, DType::F32, 100).unwrap();
+        let b = a.split_off(33);
+        drop(a);
+        let c = arena.block(Class::Weights, DType::F32, 16).unwrap();
+        assert_eq!(c.offset_bytes % 256, 0);
+        drop((b, c));
+        assert_eq!(arena.usage().total(), 0);
+        assert!(arena.block(Class::Weights, DType::F32, 1024).is_ok());
+    }
+
+    #[test]
+    #[should_panic(expected = "append joins what split_off has cut")]
+    fn only_neighbours_are_joined() {
+        let arena = arena(4096);
+        let mut a = arena.block(Class::Weights, DType::F32, 10).unwrap();
+        a.append(arena.block(Class::Weights, DType::F32, 10).unwrap());
     }
 
     #[test]

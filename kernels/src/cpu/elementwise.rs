@@ -2,17 +2,37 @@
 
 use rayon::prelude::*;
 
+use half::bf16;
+
+use super::combine::combine_in;
 use super::{Cpu, ELEMENTS_PER_TASK, add_partials, lane_sum_of, vectorize};
-use crate::ops::elementwise::ElementwiseKernels;
+use crate::ops::elementwise::{Combine, ElementwiseKernels};
 use crate::ops::{CHUNK, ROWS_PER_PARTIAL};
-use crate::{Float, Result, TensorMut, TensorRef, match_float};
+use crate::{DType, Float, Result, TensorMut, TensorRef, match_float};
 
 impl ElementwiseKernels for Cpu {
     fn add_assign(&self, x: TensorRef<'_, Self>, y: TensorMut<'_, Self>) -> Result<()> {
-        match_float!(x.dtype(), T => {
-            let (x, y) = (x.as_slice::<T>(), y.into_slice::<T>());
+        match_float!(x.dtype(), S => match_float!(y.dtype(), T => {
+            let (x, y) = (x.as_slice::<S>(), y.into_slice::<T>());
             self.run(|| add_assign(x, y));
-        });
+        }));
+        Ok(())
+    }
+
+    fn combine(
+        &self,
+        how: Combine,
+        before: &[TensorRef<'_, Self>],
+        own: TensorMut<'_, Self>,
+        after: &[TensorRef<'_, Self>],
+    ) -> Result<()> {
+        match own.dtype() {
+            DType::F32 => self.run(|| combine_in::<f32, f32>(how, before, own, after)),
+            DType::Bf16 => self.run(|| combine_in::<bf16, f32>(how, before, own, after)),
+            DType::U32 => self.run(|| combine_in::<u32, u32>(how, before, own, after)),
+            DType::I32 => self.run(|| combine_in::<i32, i32>(how, before, own, after)),
+            DType::U8 => self.run(|| combine_in::<u8, u8>(how, before, own, after)),
+        }
         Ok(())
     }
 
@@ -52,13 +72,13 @@ impl ElementwiseKernels for Cpu {
     }
 }
 
-fn add_assign<T: Float>(x: &[T], y: &mut [T]) {
+fn add_assign<S: Float, T: Float>(x: &[S], y: &mut [T]) {
     let tasks = x.par_chunks(ELEMENTS_PER_TASK).zip(y.par_chunks_mut(ELEMENTS_PER_TASK));
     tasks.for_each(|(x, y)| vectorize!(add_assign_task(x, y)));
 }
 
 #[inline(always)]
-fn add_assign_task<T: Float>(x: &[T], y: &mut [T]) {
+fn add_assign_task<S: Float, T: Float>(x: &[S], y: &mut [T]) {
     for (y, x) in y.iter_mut().zip(x) {
         *y = T::from_f32(y.to_f32() + x.to_f32());
     }

@@ -12,6 +12,7 @@
 
 mod adamw;
 mod attention;
+mod combine;
 mod cross_entropy;
 mod elementwise;
 mod embedding;
@@ -32,7 +33,7 @@ use rayon::prelude::*;
 
 use crate::arena::HostMemory;
 use crate::device::Caps;
-use crate::{Cost, Element, KernelError, Result, Storage, TensorMut, TensorRef};
+use crate::{Cost, Element, KernelError, Result, Storage, TensorMut, TensorRef, match_element};
 
 pub use profile::OpTime;
 use profile::Profile;
@@ -124,30 +125,23 @@ impl Storage for Cpu {
     fn copy(&self, src: TensorRef<'_, Self>, dst: TensorMut<'_, Self>) -> Result<()> {
         self.begin("copy");
         src.expect_dtype("copy", "src", dst.dtype())?;
-        match src.dtype().size_bytes() {
-            2 => dst.into_slice::<half::bf16>().copy_from_slice(src.as_slice()),
-            _ => match src.dtype() {
-                crate::DType::F32 => dst.into_slice::<f32>().copy_from_slice(src.as_slice()),
-                crate::DType::U32 => dst.into_slice::<u32>().copy_from_slice(src.as_slice()),
-                _ => dst.into_slice::<i32>().copy_from_slice(src.as_slice()),
-            },
-        }
+        match_element!(src.dtype(), T => dst.into_slice::<T>().copy_from_slice(src.as_slice()));
         Ok(())
     }
 
     fn zero(&self, dst: TensorMut<'_, Self>) -> Result<()> {
         self.begin("zero");
-        match dst.dtype() {
-            crate::DType::F32 => self.clear::<f32>(dst),
-            crate::DType::Bf16 => self.clear::<half::bf16>(dst),
-            crate::DType::U32 => self.clear::<u32>(dst),
-            crate::DType::I32 => self.clear::<i32>(dst),
-        }
+        match_element!(dst.dtype(), T => self.clear::<T>(dst));
         Ok(())
     }
 
     fn synchronize(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// One thread of its own for every four that compute, at least one.
+    fn fork(&self) -> Result<Self> {
+        Cpu::new((self.num_threads() / 4).max(1))
     }
 
     fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {

@@ -1,5 +1,5 @@
-//! Elementwise addition, conversion and filling, and the two plain sums: of a column (bias gradients) and
-//! of everything.
+//! Elementwise addition, conversion and filling, the combination of several tensors into one (what ranks do
+//! with each other's gradients), and the two plain sums: of a column (bias gradients) and of everything.
 //!
 //! Arithmetic is f32 whatever the storage. Every sum has an order that is a function of its length only.
 
@@ -10,6 +10,15 @@ use crate::{Class, Context, Cost, DType, Device, Result, Storage, TensorMut, Ten
 pub trait ElementwiseKernels: Storage {
     /// See [`add_assign`].
     fn add_assign(&self, x: TensorRef<'_, Self>, y: TensorMut<'_, Self>) -> Result<()>;
+
+    /// See [`combine`]. There is at least one other tensor.
+    fn combine(
+        &self,
+        how: Combine,
+        before: &[TensorRef<'_, Self>],
+        own: TensorMut<'_, Self>,
+        after: &[TensorRef<'_, Self>],
+    ) -> Result<()>;
 
     /// See [`cast`].
     fn cast(&self, src: TensorRef<'_, Self>, dst: TensorMut<'_, Self>) -> Result<()>;
@@ -31,14 +40,53 @@ pub trait ElementwiseKernels: Storage {
 
 /// `y += x`, rounded once to the dtype of `y`.
 ///
-/// Shapes: `x`, `y` equal, of any rank; f32 or bf16, equal.
+/// Shapes: `x`, `y` equal, of any rank; f32 or bf16 each.
 pub fn add_assign<D: Device>(ctx: &Context<D>, x: TensorRef<'_, D>, y: TensorMut<'_, D>) -> Result<()> {
     const OP: &str = "elementwise::add_assign";
     x.expect_float(OP, "x")?;
     y.expect(OP, "y", x.shape().dims())?;
-    y.expect_dtype(OP, "y", x.dtype())?;
-    ctx.device.record(Cost { op: OP, flops: x.len() as u64, bytes: 3 * x.size_bytes() as u64 });
+    y.expect_float(OP, "y")?;
+    let bytes = (x.size_bytes() + 2 * y.as_ref().size_bytes()) as u64;
+    ctx.device.record(Cost { op: OP, flops: x.len() as u64, bytes });
     ctx.device.add_assign(x, y)
+}
+
+/// How [`combine`] makes one number of two.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Combine {
+    /// Their sum; of integers, modulo 2^32 (or 2^8).
+    Sum,
+    /// The larger; NaN if either is NaN.
+    Max,
+}
+
+/// `own = ` the combination of `before`, `own` and `after`, element by element, in the order of
+/// [`grad_norm::tree_sum`](super::grad_norm::tree_sum) over the tensors: adjacent pairs, level by level,
+/// `((0 + 1) + (2 + 3)) + ...`. So an aligned group of `2^k` tensors is one node: combining groups first, then
+/// their results, gives the same bits. Floating-point arithmetic is f32 with one rounding at the end.
+///
+/// Takes no workspace, hence no context: communicators call it on threads of their own.
+///
+/// Shapes: all equal, of any rank and dtype.
+pub fn combine<D: Device>(
+    device: &D,
+    how: Combine,
+    before: &[TensorRef<'_, D>],
+    own: TensorMut<'_, D>,
+    after: &[TensorRef<'_, D>],
+) -> Result<()> {
+    const OP: &str = "elementwise::combine";
+    for other in before.iter().chain(after) {
+        other.expect(OP, "other", own.shape().dims())?;
+        other.expect_dtype(OP, "other", own.dtype())?;
+    }
+    let others = before.len() + after.len();
+    let bytes = (others + 2) * own.as_ref().size_bytes();
+    device.record(Cost { op: OP, flops: (others * own.len()) as u64, bytes: bytes as u64 });
+    if others == 0 || own.is_empty() {
+        return Ok(());
+    }
+    device.combine(how, before, own, after)
 }
 
 /// `dst = src`, rounded to nearest (ties to even) where `dst` is narrower.
@@ -106,6 +154,22 @@ pub fn sum<D: Device>(
 
 /// The definitions in f64.
 pub mod reference {
+    use super::Combine;
+
+    /// The combination of tensors of one length.
+    pub fn combine(how: Combine, tensors: &[Vec<f64>]) -> Vec<f64> {
+        let max = |a: f64, b: f64| if a.is_nan() || a > b { a } else { b };
+        (0..tensors[0].len())
+            .map(|i| {
+                let terms = tensors.iter().map(|tensor| tensor[i]);
+                match how {
+                    Combine::Sum => terms.sum(),
+                    Combine::Max => terms.fold(f64::NEG_INFINITY, max),
+                }
+            })
+            .collect()
+    }
+
     /// Returns `sums + sum_r x[r, w]`.
     pub fn column_sum(x: &[f64], sums: &[f64]) -> Vec<f64> {
         let mut sums = sums.to_vec();

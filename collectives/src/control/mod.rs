@@ -1,0 +1,103 @@
+//! The control plane: small host-side agreements between all ranks, apart from the devices' traffic.
+//!
+//! It is there before MPI or NCCL start and outlives their failure. It carries token counts, agreement to
+//! stop, votes on checkpoints, what each rank is doing ([`Progress`]), and the news that a rank has died
+//! ([`Failure`]), upon which every call on every rank returns that failure and nobody waits any more.
+
+mod alone;
+pub mod failure;
+pub mod progress;
+
+pub use alone::Alone;
+pub use failure::Failure;
+pub use progress::{Activity, CollectiveActivity, Progress, RankReport, table};
+
+/// Rounds of different channels overtake each other; those of one channel are met by all ranks in the same
+/// order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Channel {
+    /// Starting up, and agreements at step boundaries.
+    Step,
+    /// The thread that writes checkpoints.
+    Save,
+    /// Communicators: what their libraries need to find each other.
+    Setup,
+}
+
+/// How the words of several ranks become one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Combine {
+    /// Wrapping sum.
+    Sum,
+    /// Largest.
+    Max,
+}
+
+/// What one rank sees of the control plane. Shared by its threads.
+pub trait ControlPlane: Send + Sync {
+    /// This rank.
+    fn rank(&self) -> usize;
+
+    /// Number of ranks.
+    fn world_size(&self) -> usize;
+
+    /// The words of all ranks combined element by element, at every rank.
+    ///
+    /// # Errors
+    /// A failure on any rank; ranks that give different numbers of words are one.
+    fn reduce(&self, channel: Channel, combine: Combine, words: &[u64]) -> Result<Vec<u64>, Failure>;
+
+    /// Every rank's bytes in the order of ranks at rank 0, nothing elsewhere. Returns at other ranks once
+    /// rank 0 has them all.
+    ///
+    /// # Errors
+    /// A failure on any rank.
+    fn gather(&self, channel: Channel, bytes: Vec<u8>) -> Result<Option<Vec<Vec<u8>>>, Failure>;
+
+    /// Rank 0's bytes, at every rank; what others pass is not looked at.
+    ///
+    /// # Errors
+    /// A failure on any rank.
+    fn broadcast(&self, channel: Channel, bytes: Vec<u8>) -> Result<Vec<u8>, Failure>;
+
+    /// Where this rank notes what it is doing.
+    fn progress(&self) -> &Progress;
+
+    /// Tells all ranks that this one cannot go on. The first failure counts; later ones are its echo.
+    fn fail(&self, failure: Failure);
+
+    /// The failure that ended the run, if one did.
+    fn failure(&self) -> Option<Failure>;
+
+    /// Calls `hook` once when a failure is known, at once if it is known already: communicators wake their
+    /// waiting threads.
+    fn on_failure(&self, hook: Box<dyn FnOnce(&Failure) + Send>);
+
+    /// After a failure: what each rank was doing last, if it falls to this rank to say so. Exactly one
+    /// surviving rank gets an answer.
+    fn report(&self) -> Option<Vec<RankReport>>;
+
+    /// The sum of every rank's `value`.
+    ///
+    /// # Errors
+    /// A failure on any rank.
+    fn sum(&self, channel: Channel, value: u64) -> Result<u64, Failure> {
+        Ok(self.reduce(channel, Combine::Sum, &[value])?[0])
+    }
+
+    /// The largest of every rank's `value`.
+    ///
+    /// # Errors
+    /// A failure on any rank.
+    fn max(&self, channel: Channel, value: u64) -> Result<u64, Failure> {
+        Ok(self.reduce(channel, Combine::Max, &[value])?[0])
+    }
+
+    /// Returns when every rank has called it.
+    ///
+    /// # Errors
+    /// A failure on any rank.
+    fn barrier(&self, channel: Channel) -> Result<(), Failure> {
+        self.reduce(channel, Combine::Sum, &[]).map(drop)
+    }
+}

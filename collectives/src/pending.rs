@@ -1,0 +1,97 @@
+//! A collective under way, and how the thread that carries it out hands the block back.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use tisserand_kernels::{Block, Storage};
+
+use crate::CommError;
+
+/// A collective under way: the owner of its block.
+#[must_use = "the collective has not ended until `wait` returns, and its block is in it"]
+pub struct Pending<D: Storage> {
+    state: State<D>,
+}
+
+enum State<D: Storage> {
+    Done(Block<D>),
+    UnderWay(Arc<Shared<D>>),
+}
+
+struct Shared<D: Storage> {
+    result: Mutex<Option<Result<Block<D>, CommError>>>,
+    changed: Condvar,
+}
+
+impl<D: Storage> Shared<D> {
+    fn result(&self) -> MutexGuard<'_, Option<Result<Block<D>, CommError>>> {
+        self.result.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The other end of a [`Pending`]: whoever carries the collective out.
+pub struct Completion<D: Storage> {
+    shared: Arc<Shared<D>>,
+}
+
+impl<D: Storage> Pending<D> {
+    /// A collective that ended at once.
+    pub fn done(block: Block<D>) -> Self {
+        Pending { state: State::Done(block) }
+    }
+
+    /// A collective that another thread carries out.
+    pub fn under_way() -> (Completion<D>, Self) {
+        let shared = Arc::new(Shared { result: Mutex::new(None), changed: Condvar::new() });
+        (Completion { shared: Arc::clone(&shared) }, Pending { state: State::UnderWay(shared) })
+    }
+
+    /// Whether `wait` would return at once.
+    pub fn is_done(&self) -> bool {
+        match &self.state {
+            State::Done(_) => true,
+            State::UnderWay(shared) => shared.result().is_some(),
+        }
+    }
+
+    /// The block, once it holds the result; parks until then.
+    ///
+    /// # Errors
+    /// What the collective met: ranks that called something else, a rank that is late or dead.
+    pub fn wait(self) -> Result<Block<D>, CommError> {
+        match self.state {
+            State::Done(block) => Ok(block),
+            State::UnderWay(shared) => {
+                let mut result = shared.result();
+                loop {
+                    match result.take() {
+                        Some(result) => return result,
+                        None => {
+                            result = shared.changed.wait(result).unwrap_or_else(PoisonError::into_inner);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<D: Storage> Completion<D> {
+    /// Ends the collective.
+    pub fn complete(self, result: Result<Block<D>, CommError>) {
+        *self.shared.result() = Some(result);
+        self.shared.changed.notify_all();
+    }
+}
+
+impl<D: Storage> Drop for Completion<D> {
+    /// A thread that dies with a collective in its hands must not leave the other end waiting.
+    fn drop(&mut self) {
+        let mut result = self.shared.result();
+        if Arc::strong_count(&self.shared) > 1 && result.is_none() {
+            *result = Some(Err(CommError::Mismatch(
+                "the thread that carries out collectives ended before this one".to_owned(),
+            )));
+            self.shared.changed.notify_all();
+        }
+    }
+}
