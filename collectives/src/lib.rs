@@ -16,6 +16,7 @@ pub mod mesh;
 pub mod pending;
 pub mod placement;
 mod single;
+pub mod threads;
 
 pub use audit::{Audit, Collective, Traffic};
 pub use communicator::{Call, CommError, Communicator, ReduceOp};
@@ -24,3 +25,4 @@ pub use mesh::{Axis, Mesh};
 pub use pending::{Completion, Pending};
 pub use placement::Placement;
 pub use single::Single;
+pub use threads::{Overlap, Threads};

@@ -1,0 +1,394 @@
+//! Where the ranks of one axis meet, call by call.
+//!
+//! A call has one *meeting*, an all-reduce two. There, ranks leave what the others need of their blocks (parts to
+//! be combined, or a part to be read), wait until all have come, and take it. A part changes hands as an owned
+//! block, or is lent as a shared one; so two ranks never write the same elements.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tisserand_kernels::{Block, DType, Device};
+
+use super::mailbox::Mailbox;
+use crate::communicator::{Call, CommError};
+use crate::control::Failure;
+
+/// What all groups of one program share.
+pub(super) struct World<D: Device> {
+    timeout: Duration,
+    groups: Mutex<Vec<Weak<Group<D>>>>,
+    error: Mutex<Option<CommError>>,
+}
+
+impl<D: Device> World<D> {
+    pub(super) fn new(timeout: Duration) -> Arc<Self> {
+        Arc::new(World { timeout, groups: Mutex::default(), error: Mutex::default() })
+    }
+
+    /// Ends every call, under way or to come. The first error is the one that counts.
+    pub(super) fn abort(&self, error: CommError) {
+        let error = lock(&self.error).get_or_insert(error).clone();
+        let groups: Vec<_> = lock(&self.groups).iter().filter_map(Weak::upgrade).collect();
+        for group in groups {
+            let mut state = group.state();
+            state.error.get_or_insert_with(|| error.clone());
+            state.mail.refuse_all(&error);
+            drop(state);
+            group.changed.notify_all();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The ranks of one axis.
+pub(super) struct Group<D: Device> {
+    axis: Arc<str>,
+    /// Their numbers in the world, for messages.
+    members: Vec<usize>,
+    world: Arc<World<D>>,
+    state: Mutex<State<D>>,
+    changed: Condvar,
+}
+
+/// What a group's ranks share.
+pub(super) struct State<D: Device> {
+    /// Why no call succeeds any more.
+    error: Option<CommError>,
+    /// Number of the meeting at the front.
+    first: u64,
+    meetings: VecDeque<Meeting<D>>,
+    /// Groups split off, by the number of the meeting and the color.
+    children: HashMap<(u64, usize), Weak<Group<D>>>,
+    pub(super) mail: Mailbox<D>,
+}
+
+/// What ranks must agree on, and what they left for each other.
+struct Meeting<D: Device> {
+    /// What the first rank came for.
+    subject: Option<(usize, Subject)>,
+    arrived: Vec<bool>,
+    /// Parts handed over: by receiver, then giver.
+    handed: Vec<Vec<Option<Block<D>>>>,
+    /// Parts on their way back: by owner, then by who had them.
+    returned: Vec<Vec<Option<Block<D>>>>,
+    /// Parts lent to all, by owner.
+    lent: Vec<Option<Arc<Block<D>>>>,
+    words: Vec<[usize; 2]>,
+    /// Ranks that have read what was lent.
+    served: usize,
+    /// Ranks that have left.
+    left: usize,
+}
+
+/// What ranks of one meeting must agree on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Subject {
+    Call { call: Call, len: usize, dtype: DType },
+    Words,
+}
+
+impl Subject {
+    /// How often ranks meet for it.
+    pub(super) fn meetings(&self) -> u64 {
+        match self {
+            Subject::Call { call: Call::AllReduce(_), .. } => 2,
+            Subject::Call { call: Call::Send { .. } | Call::Recv { .. }, .. } => 0,
+            _ => 1,
+        }
+    }
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Subject::Words => f.write_str("barrier or split"),
+            Subject::Call { call, len, dtype } => {
+                write!(f, "{} of {len} {dtype}", call.kind().name())?;
+                match call {
+                    Call::AllReduce(op) | Call::ReduceScatter(op) => write!(f, " ({op:?})"),
+                    Call::Broadcast { root } => write!(f, " from {root}"),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+impl<D: Device> Meeting<D> {
+    fn new(size: usize) -> Self {
+        let parts = || (0..size).map(|_| (0..size).map(|_| None).collect()).collect();
+        Meeting {
+            subject: None,
+            arrived: vec![false; size],
+            handed: parts(),
+            returned: parts(),
+            lent: (0..size).map(|_| None).collect(),
+            words: vec![[0; 2]; size],
+            served: 0,
+            left: 0,
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.arrived.iter().all(|arrived| *arrived)
+    }
+}
+
+/// One rank's visit of one meeting.
+#[derive(Clone, Copy)]
+pub(super) struct Visit {
+    pub(super) rank: usize,
+    /// Number of the meeting in its group.
+    pub(super) meeting: u64,
+    /// Number of the call, for messages.
+    pub(super) sequence: u64,
+    pub(super) subject: Subject,
+    pub(super) deadline: Instant,
+}
+
+impl<D: Device> Group<D> {
+    pub(super) fn new(world: &Arc<World<D>>, axis: Arc<str>, members: Vec<usize>) -> Arc<Self> {
+        let state = State {
+            error: lock(&world.error).clone(),
+            first: 0,
+            meetings: VecDeque::new(),
+            children: HashMap::new(),
+            mail: Mailbox::default(),
+        };
+        let (world, state) = (Arc::clone(world), Mutex::new(state));
+        let group = Arc::new(Group { axis, members, world, state, changed: Condvar::new() });
+        lock(&group.world.groups).push(Arc::downgrade(&group));
+        group
+    }
+
+    pub(super) fn axis(&self) -> &Arc<str> {
+        &self.axis
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State<D>> {
+        lock(&self.state)
+    }
+
+    /// Ends the calls of all groups.
+    pub(super) fn abort(&self, error: CommError) {
+        self.world.abort(error);
+    }
+
+    /// When a call that begins now is late.
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.world.timeout
+    }
+
+    /// The group of the ranks `members` of this one, the same for each of them.
+    pub(super) fn child(&self, meeting: u64, color: usize, axis: &str, members: &[usize]) -> Arc<Self> {
+        let mut state = self.state();
+        let slot = state.children.entry((meeting, color)).or_default();
+        slot.upgrade().unwrap_or_else(|| {
+            let members = members.iter().map(|&rank| self.members[rank]).collect();
+            let group = Group::new(&self.world, axis.into(), members);
+            *slot = Arc::downgrade(&group);
+            group
+        })
+    }
+
+    /// Every rank's words, at every rank.
+    pub(super) fn words(&self, visit: &Visit, words: [usize; 2]) -> Result<Vec<[usize; 2]>, CommError> {
+        self.arrive(visit, |meeting| meeting.words[visit.rank] = words)?;
+        self.until(visit, Meeting::is_complete)?;
+        Ok(self.leave(visit, |meeting| meeting.words.clone()))
+    }
+
+    /// Hands part i of the block to rank i; returns what the others hand to this rank, by giver.
+    pub(super) fn hand(
+        &self,
+        visit: &Visit,
+        parts: Vec<Option<Block<D>>>,
+    ) -> Result<Vec<Option<Block<D>>>, CommError> {
+        let me = visit.rank;
+        self.arrive(visit, |meeting| {
+            for (receiver, part) in parts.into_iter().enumerate() {
+                meeting.handed[receiver][me] = part;
+            }
+        })?;
+        self.meet(visit, |meeting| std::mem::take(&mut meeting.handed[me]))
+    }
+
+    /// Gives back what [`Group::hand`] returned and waits for this rank's own parts, by who had them.
+    pub(super) fn give_back(
+        &self,
+        visit: &Visit,
+        parts: Vec<Option<Block<D>>>,
+    ) -> Result<Vec<Option<Block<D>>>, CommError> {
+        let me = visit.rank;
+        let mut state = self.state();
+        let meeting = state.meeting(visit.meeting, self.size());
+        for (owner, part) in parts.into_iter().enumerate() {
+            meeting.returned[owner][me] = part;
+        }
+        self.changed.notify_all();
+        drop(state);
+        // Only this rank's own parts are waited for: the slowest reader of other ranks is no concern of it.
+        let mine =
+            |meeting: &Meeting<D>| (0..self.size()).all(|i| i == me || meeting.returned[me][i].is_some());
+        self.until(visit, mine)?;
+        Ok(self.leave(visit, |meeting| std::mem::take(&mut meeting.returned[me])))
+    }
+
+    /// Lends `part` to all; returns what each rank lends.
+    pub(super) fn lend(
+        &self,
+        visit: &Visit,
+        part: Option<Arc<Block<D>>>,
+    ) -> Result<Vec<Option<Arc<Block<D>>>>, CommError> {
+        self.arrive(visit, |meeting| meeting.lent[visit.rank] = part)?;
+        self.meet(visit, |meeting| meeting.lent.clone())
+    }
+
+    /// Ends the reading of what [`Group::lend`] returned, whose clones are gone, and waits until this rank's
+    /// own part is read by all.
+    pub(super) fn have_read(&self, visit: &Visit) -> Result<Option<Block<D>>, CommError> {
+        let mut state = self.state();
+        state.meeting(visit.meeting, self.size()).served += 1;
+        self.changed.notify_all();
+        drop(state);
+        self.until(visit, |meeting| meeting.served == self.size())?;
+        let part = self.leave(visit, |meeting| meeting.lent[visit.rank].take());
+        Ok(part.map(|part| Arc::into_inner(part).expect("every reader has dropped its clone")))
+    }
+
+    /// Comes to a meeting and leaves something there.
+    fn arrive(&self, visit: &Visit, deposit: impl FnOnce(&mut Meeting<D>)) -> Result<(), CommError> {
+        let mut state = self.state();
+        if let Some(error) = &state.error {
+            return Err(error.clone());
+        }
+        let meeting = state.meeting(visit.meeting, self.size());
+        let (first, subject) = *meeting.subject.get_or_insert((visit.rank, visit.subject));
+        if subject != visit.subject {
+            let error = CommError::Mismatch(format!(
+                "{} call #{}: rank {} calls {subject}, rank {} calls {}",
+                self.axis, visit.sequence, self.members[first], self.members[visit.rank], visit.subject
+            ));
+            drop(state);
+            self.abort(error.clone());
+            return Err(error);
+        }
+        meeting.arrived[visit.rank] = true;
+        deposit(meeting);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Waits until all have come.
+    fn meet<R>(&self, visit: &Visit, take: impl FnOnce(&mut Meeting<D>) -> R) -> Result<R, CommError> {
+        self.until(visit, Meeting::is_complete)?;
+        Ok(take(self.state().meeting(visit.meeting, self.size())))
+    }
+
+    /// Waits until a meeting is in some state.
+    fn until(&self, visit: &Visit, done: impl Fn(&Meeting<D>) -> bool) -> Result<(), CommError> {
+        let mut state = self.state();
+        let mut in_time = true;
+        loop {
+            if let Some(error) = &state.error {
+                return Err(error.clone());
+            }
+            let meeting = state.meeting(visit.meeting, self.size());
+            if done(meeting) {
+                return Ok(());
+            }
+            if !in_time {
+                let error = self.late(visit, &meeting.arrived);
+                drop(state);
+                self.abort(error.clone());
+                return Err(error);
+            }
+            (state, in_time) = self.park(state, visit.deadline);
+        }
+    }
+
+    /// Leaves a meeting for good; the last to leave ends it.
+    fn leave<R>(&self, visit: &Visit, take: impl FnOnce(&mut Meeting<D>) -> R) -> R {
+        let mut state = self.state();
+        let size = self.size();
+        let meeting = state.meeting(visit.meeting, size);
+        let taken = take(meeting);
+        meeting.left += 1;
+        while state.meetings.front().is_some_and(|meeting| meeting.left == size) {
+            state.meetings.pop_front();
+            state.first += 1;
+        }
+        taken
+    }
+
+    /// The call that waits was joined by all but these.
+    fn late(&self, visit: &Visit, arrived: &[bool]) -> CommError {
+        let late = (0..self.size()).filter(|&rank| !arrived[rank]).map(|rank| self.members[rank]).collect();
+        self.late_ranks(visit.rank, &visit.subject, visit.sequence, late)
+    }
+
+    /// A call of the rank `waiting` ended at its deadline because of the ranks `late` of the world.
+    pub(super) fn late_ranks(
+        &self,
+        waiting: usize,
+        subject: &dyn std::fmt::Display,
+        sequence: u64,
+        late: Vec<usize>,
+    ) -> CommError {
+        let names = late.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        let cause = format!(
+            "late: rank {} waited {:.0} s (run.collective_timeout_s) in {} #{sequence}, {subject}, for rank {names}",
+            self.members[waiting],
+            self.world.timeout.as_secs_f64(),
+            self.axis,
+        );
+        Failure::fault(late.first().copied().unwrap_or(self.members[waiting]), cause).into()
+    }
+
+    /// This rank's number in the world.
+    pub(super) fn member(&self, rank: usize) -> usize {
+        self.members[rank]
+    }
+
+    /// Parks until something changes, at most until `deadline`; false when that has passed.
+    pub(super) fn park<'a>(
+        &'a self,
+        state: MutexGuard<'a, State<D>>,
+        deadline: Instant,
+    ) -> (MutexGuard<'a, State<D>>, bool) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return (state, false);
+        }
+        (self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0, true)
+    }
+
+    /// Wakes whoever waits here.
+    pub(super) fn notify(&self) {
+        self.changed.notify_all();
+    }
+}
+
+impl<D: Device> State<D> {
+    /// A meeting that this rank has not left yet.
+    fn meeting(&mut self, number: u64, size: usize) -> &mut Meeting<D> {
+        let index = (number - self.first) as usize;
+        while self.meetings.len() <= index {
+            self.meetings.push_back(Meeting::new(size));
+        }
+        &mut self.meetings[index]
+    }
+
+    /// Why no call succeeds any more.
+    pub(super) fn error(&self) -> Option<CommError> {
+        self.error.clone()
+    }
+}

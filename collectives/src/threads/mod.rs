@@ -1,0 +1,164 @@
+//! Ranks that are threads of one process: several per machine for a laptop's experiments, and all of the
+//! tests of meshes. Blocks are combined where they lie; nothing is staged.
+//!
+//! - here: a rank's end, which implements [`Communicator`];
+//! - [`group`](mod@group): where ranks meet, call by call, and hand each other parts of their blocks;
+//! - [`carry_out`]: what each call does with them;
+//! - [`queue`]: the thread on which a rank's calls are carried out while it computes.
+
+mod carry_out;
+mod group;
+mod mailbox;
+mod queue;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tisserand_kernels::{Block, Device};
+
+use self::group::{Group, Subject, Visit, World};
+use self::queue::{Job, Queue};
+use crate::communicator::{Call, CommError, Communicator};
+use crate::control::{CollectiveActivity, Failure, Progress};
+use crate::{Audit, Collective, Pending};
+
+/// Where a rank's calls are carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Overlap {
+    /// On a thread of their own, while the rank computes.
+    Background,
+    /// On the thread that calls, before `start` returns: for calls that are waited for at once, which thus
+    /// do not stand behind longer ones.
+    None,
+}
+
+/// A rank's place before it has a device: made on one thread, moved to the rank's.
+pub struct Seat<D: Device> {
+    rank: usize,
+    world: Arc<World<D>>,
+    group: Arc<Group<D>>,
+}
+
+/// Places for `size` ranks. A call that some rank has not joined after `timeout` fails.
+pub fn seats<D: Device>(size: usize, timeout: Duration) -> Vec<Seat<D>> {
+    let world = World::new(timeout);
+    let group = Group::new(&world, "world".into(), (0..size).collect());
+    (0..size).map(|rank| Seat { rank, world: Arc::clone(&world), group: Arc::clone(&group) }).collect()
+}
+
+impl<D: Device> Seat<D> {
+    /// Ends every call of every rank with `failure`, from any thread.
+    pub fn aborter(&self) -> impl Fn(&Failure) + Send + Sync + 'static {
+        let world = Arc::clone(&self.world);
+        move |failure| world.abort(failure.clone().into())
+    }
+
+    /// The communicator of all ranks. `progress` is told of its calls and of those of its splits.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn take(self, device: &D, overlap: Overlap, progress: Progress) -> Result<Threads<D>, CommError> {
+        let queue = match overlap {
+            Overlap::Background => Queue::background(device.fork()?)?,
+            Overlap::None => Queue::inline(device.clone()),
+        };
+        Ok(Threads::new(self.group, self.rank, queue, progress))
+    }
+}
+
+/// One rank's end of a group of threads.
+pub struct Threads<D: Device> {
+    group: Arc<Group<D>>,
+    rank: usize,
+    queue: Queue<D>,
+    /// Number of the next call.
+    sequence: u64,
+    /// Number of the group's next meeting.
+    meeting: u64,
+    audit: Audit,
+    progress: Progress,
+    kinds: [Arc<str>; Collective::ALL.len()],
+}
+
+impl<D: Device> Threads<D> {
+    fn new(group: Arc<Group<D>>, rank: usize, queue: Queue<D>, progress: Progress) -> Self {
+        let kinds = Collective::ALL.map(|kind| kind.name().into());
+        Threads { group, rank, queue, sequence: 0, meeting: 0, audit: Audit::default(), progress, kinds }
+    }
+
+    /// A new call, noted as this rank's newest.
+    fn begin(&mut self, kind: Collective, subject: Subject) -> Visit {
+        let (sequence, meeting) = (self.sequence, self.meeting);
+        self.sequence += 1;
+        self.meeting += subject.meetings();
+        let (axis, kind) = (Arc::clone(self.group.axis()), Arc::clone(&self.kinds[kind as usize]));
+        self.progress.note(|activity| {
+            let unit = activity.unit.clone();
+            activity.collective = Some(CollectiveActivity { axis, kind, sequence, unit, done: false });
+        });
+        Visit { rank: self.rank, meeting, sequence, subject, deadline: self.group.deadline() }
+    }
+
+    /// Words of all ranks, behind all calls so far.
+    fn words(&mut self, words: [usize; 2]) -> Result<(Visit, Vec<[usize; 2]>), CommError> {
+        let mut visit = self.begin(Collective::Barrier, Subject::Words);
+        self.queue.drain()?;
+        visit.deadline = self.group.deadline();
+        let words = self.group.words(&visit, words)?;
+        note_end(&self.progress, &self.group, visit.sequence);
+        Ok((visit, words))
+    }
+}
+
+/// Notes that a call has ended, unless a newer one was begun.
+fn note_end<D: Device>(progress: &Progress, group: &Group<D>, sequence: u64) {
+    progress.note(|activity| {
+        let ours = |c: &&mut CollectiveActivity| c.sequence == sequence && Arc::ptr_eq(&c.axis, group.axis());
+        if let Some(collective) = activity.collective.as_mut().filter(ours) {
+            collective.done = true;
+        }
+    });
+}
+
+impl<D: Device> Communicator<D> for Threads<D> {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.group.size()
+    }
+
+    fn start(&mut self, call: Call, block: Block<D>) -> Result<Pending<D>, CommError> {
+        call.check(self.rank, self.size(), block.len())?;
+        self.audit.count(call.kind(), call.payload_bytes(block.len(), block.dtype()));
+        let (completion, pending) = Pending::under_way();
+        let subject = Subject::Call { call, len: block.len(), dtype: block.dtype() };
+        let visit = self.begin(call.kind(), subject);
+        let (group, progress) = (Arc::clone(&self.group), self.progress.clone());
+        self.queue.submit(Job { group, visit, call, block, completion, progress })?;
+        Ok(pending)
+    }
+
+    fn barrier(&mut self) -> Result<(), CommError> {
+        self.audit.count(Collective::Barrier, 0);
+        self.words([0; 2]).map(drop)
+    }
+
+    fn split(&mut self, axis: &str, color: usize, key: usize) -> Result<Box<dyn Communicator<D>>, CommError> {
+        let (visit, words) = self.words([color, key])?;
+        let mut members: Vec<usize> = (0..self.size()).filter(|&rank| words[rank][0] == color).collect();
+        members.sort_by_key(|&rank| (words[rank][1], rank));
+        let place = members.iter().position(|&rank| rank == self.rank).expect("a rank has its own color");
+        let group = self.group.child(visit.meeting, color, axis, &members);
+        Ok(Box::new(Threads::new(group, place, self.queue.clone(), self.progress.clone())))
+    }
+
+    fn audit(&self) -> Audit {
+        self.audit
+    }
+
+    fn abort(&mut self, failure: Failure) {
+        self.group.abort(failure.into());
+    }
+}
