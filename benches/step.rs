@@ -14,7 +14,7 @@ use std::time::Instant;
 use nix::sys::resource::{UsageWho, getrusage};
 use reference::{BATCH, HEAD_DIM, HEADS, HIDDEN, INTERMEDIATE, KV_HEADS, SEQ, TOKENS, VOCAB};
 use serde_json::json;
-use tisserand_collectives::Single;
+use tisserand_collectives::{Axes, Progress};
 use tisserand_kernels::cpu::OpTime;
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::ops::philox;
@@ -26,6 +26,7 @@ use tisserand_runtime::engine::Engine;
 use tisserand_runtime::model::Transformer;
 use tisserand_runtime::model::block::Recompute;
 use tisserand_runtime::model_config::{Architecture, Init, ModelConfig, RopeScaling};
+use tisserand_runtime::parallel::Sharding;
 use tisserand_runtime::plan;
 use tisserand_runtime::step::{Executor, StateDTypes, StepConfig};
 
@@ -71,7 +72,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let step = step_config();
     let arena_bytes = plan::train(Cpu::CAPS, &model, &step, SEQ)?.arena_bytes;
     let ctx = Context::new(device.clone(), arena_bytes)?;
-    let mut engine: Box<dyn Engine> = Box::new(Executor::new(ctx, model, step, Box::new(Single::default()))?);
+    let mut engine: Box<dyn Engine> =
+        Box::new(Executor::new(ctx, model, step, Axes::single(&device), Progress::default())?);
     engine.initialize(0)?;
     engine.set_scalars(&StepScalars::default())?;
     let batch = [micro_batch()];
@@ -227,6 +229,7 @@ fn step_config() -> StepConfig {
         micro_steps: 1,
         positions: SEQ,
         dtypes: StateDTypes { compute: DType::F32, master: DType::F32, moments: DType::F32 },
+        reduce: DType::F32,
         recompute: vec![Recompute::None; LAYERS],
         cross_entropy: CrossEntropyParams { z_loss: 0.0 },
         optimizer: Optimizer {
@@ -237,6 +240,7 @@ fn step_config() -> StepConfig {
             grad_clip: Some(1.0),
             groups: Vec::new(),
         },
+        sharding: Sharding::single(),
     }
 }
 

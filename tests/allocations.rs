@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use tisserand_collectives::Single;
+use tisserand_collectives::{Axes, Progress};
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::ops::step_scalars::StepScalars;
 use tisserand_kernels::{Context, Cpu, DType};
@@ -24,6 +24,7 @@ use tisserand_runtime::engine::Engine;
 use tisserand_runtime::model::Transformer;
 use tisserand_runtime::model::block::Recompute;
 use tisserand_runtime::model_config::{Architecture, Init, ModelConfig, RopeScaling};
+use tisserand_runtime::parallel::Sharding;
 use tisserand_runtime::plan;
 use tisserand_runtime::step::{Executor, StateDTypes, StepConfig};
 
@@ -158,6 +159,7 @@ fn engine(recompute: Recompute) -> Box<dyn Engine> {
         micro_steps: MICRO_STEPS,
         positions: SEQ,
         dtypes: StateDTypes { compute: DType::Bf16, master: DType::F32, moments: DType::Bf16 },
+        reduce: DType::F32,
         recompute: vec![recompute; LAYERS],
         cross_entropy: CrossEntropyParams { z_loss: 1e-4 },
         optimizer: Optimizer {
@@ -168,10 +170,12 @@ fn engine(recompute: Recompute) -> Box<dyn Engine> {
             grad_clip: Some(1.0),
             groups: Vec::new(),
         },
+        sharding: Sharding::single(),
     };
     let arena_bytes = plan::train(Cpu::CAPS, &model, &step, SEQ).unwrap().arena_bytes;
-    let ctx = Context::new(Cpu::new(2).unwrap(), arena_bytes).unwrap();
-    let mut engine = Executor::new(ctx, model, step, Box::new(Single::default())).unwrap();
+    let device = Cpu::new(2).unwrap();
+    let ctx = Context::new(device.clone(), arena_bytes).unwrap();
+    let mut engine = Executor::new(ctx, model, step, Axes::single(&device), Progress::default()).unwrap();
     engine.initialize(0).unwrap();
     Engine::set_scalars(&mut engine, &StepScalars::default()).unwrap();
     Box::new(engine)

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use tisserand_collectives::Single;
+use tisserand_collectives::{Axes, Progress};
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::ops::step_scalars::StepScalars;
 use tisserand_kernels::{Context, Cpu, DType, Storage};
@@ -16,6 +16,7 @@ use tisserand_runtime::data::MicroBatch;
 use tisserand_runtime::engine::{Engine, Part};
 use tisserand_runtime::model::Transformer;
 use tisserand_runtime::model::block::Recompute;
+use tisserand_runtime::parallel::Sharding;
 use tisserand_runtime::step::{Executor, StateDTypes, StepConfig};
 use tisserand_runtime::{hf_config, plan};
 
@@ -113,6 +114,7 @@ fn build(folder: &Path, reference: &Reference, batch: usize, seq_len: usize) -> 
         micro_steps: 1,
         positions: seq_len,
         dtypes: StateDTypes { compute: DType::F32, master: DType::F32, moments: DType::F32 },
+        reduce: DType::F32,
         recompute: vec![Recompute::None; model.blocks.len()],
         cross_entropy: CrossEntropyParams { z_loss: 0.0 },
         optimizer: Optimizer {
@@ -123,11 +125,13 @@ fn build(folder: &Path, reference: &Reference, batch: usize, seq_len: usize) -> 
             weight_decay: reference.number("weight_decay"),
             groups: Vec::new(),
         },
+        sharding: Sharding::single(),
     };
     let device = Cpu::new(2).unwrap();
     let plan = plan::train(device.caps(), &model, &config, seq_len).unwrap();
-    let ctx = Context::new(device, plan.arena_bytes).unwrap();
-    let mut engine = Executor::new(ctx, model.clone(), config, Box::new(Single::default())).unwrap();
+    let ctx = Context::new(device.clone(), plan.arena_bytes).unwrap();
+    let mut engine =
+        Executor::new(ctx, model.clone(), config, Axes::single(&device), Progress::default()).unwrap();
     let weights = HfFolder::open(folder).unwrap();
     for param in model.units.iter().flat_map(|unit| unit.params()) {
         engine

@@ -81,6 +81,16 @@ impl Audit {
         self.by_kind[kind as usize]
     }
 
+    /// Both together.
+    pub fn and(&self, other: &Audit) -> Audit {
+        let mut sum = *self;
+        for (traffic, other) in sum.by_kind.iter_mut().zip(&other.by_kind) {
+            traffic.calls += other.calls;
+            traffic.payload_bytes += other.payload_bytes;
+        }
+        sum
+    }
+
     /// What was counted since `earlier`, a copy of this audit.
     pub fn since(&self, earlier: &Audit) -> Audit {
         let mut difference = *self;

@@ -2,7 +2,8 @@
 //! the control plane.
 //!
 //! - [`communicator`]: the trait, its calls, its errors. Start here. [`pending`]: a collective under way.
-//! - [`Single`]: one rank; [`threads`]: ranks that are threads of one process.
+//! - [`Single`]: one rank; [`threads`]: ranks that are threads of one process; [`Imagined`]: for dry runs.
+//! - [`Axes`]: one rank's communicators along the axes of the mesh.
 //! - [`control`]: small host-side agreements, and the news that a rank has died.
 //! - [`mesh`], [`placement`]: pure arithmetic; [`audit`]: what was moved.
 //!
@@ -10,8 +11,10 @@
 //! whether it is alone.
 
 pub mod audit;
+mod axes;
 pub mod communicator;
 pub mod control;
+mod imagined;
 pub mod mesh;
 pub mod pending;
 pub mod placement;
@@ -19,8 +22,10 @@ mod single;
 pub mod threads;
 
 pub use audit::{Audit, Collective, Traffic};
+pub use axes::Axes;
 pub use communicator::{Call, CommError, Communicator, ReduceOp};
 pub use control::{Alone, Channel, ControlPlane, Failure, Progress};
+pub use imagined::Imagined;
 pub use mesh::{Axis, Mesh};
 pub use pending::{Completion, Pending};
 pub use placement::Placement;

@@ -70,6 +70,9 @@ pub struct Train {
     /// Print nothing but errors
     #[arg(long, short)]
     pub quiet: bool,
+    /// Train on N ranks that are threads of this process; [mesh] says how they share the work
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024).map(|n| n as usize))]
+    pub ranks: usize,
 }
 
 /// `plan`

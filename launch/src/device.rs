@@ -1,6 +1,7 @@
 //! The one place where a device is chosen.
 
-use tisserand_collectives::Single;
+use tisserand_collectives::threads::Seat;
+use tisserand_collectives::{Axes, Mesh, Overlap, Progress};
 use tisserand_kernels::device::Caps;
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::{Context, Cpu, DType, Storage};
@@ -9,23 +10,72 @@ use tisserand_runtime::data::MicroBatch;
 use tisserand_runtime::decoder::Decoder;
 use tisserand_runtime::engine::Engine;
 use tisserand_runtime::inference::ModelFolder;
-use tisserand_runtime::step::Executor;
+use tisserand_runtime::step::{Executor, StepConfig};
 use tisserand_runtime::train::DeviceChoice;
 use tisserand_runtime::{Error, Result};
 
-/// The device of a run; `threads` CPU workers, 0 for one per core.
-pub fn choose(kind: DeviceKind, threads: usize) -> Result<DeviceChoice> {
-    match kind {
+/// How a rank reaches the others.
+pub enum Link {
+    /// There are none.
+    Alone,
+    /// Threads of this process: one seat for calls in the background, one for those inside of layers.
+    Threads([Seat<Cpu>; 2]),
+}
+
+/// A rank's place in the run.
+pub struct Place {
+    /// Among the ranks of this machine.
+    pub local_rank: usize,
+    /// Ranks of this machine.
+    pub local_size: usize,
+    /// The others.
+    pub link: Link,
+    /// Where the rank notes what it does.
+    pub progress: Progress,
+}
+
+impl Place {
+    /// One rank alone.
+    pub fn alone() -> Self {
+        Place { local_rank: 0, local_size: 1, link: Link::Alone, progress: Progress::default() }
+    }
+}
+
+/// The device of a rank.
+pub fn choose(config: &Config, place: Place) -> Result<DeviceChoice> {
+    match config.run.device {
         DeviceKind::Cpu => {
-            let device = Cpu::new(threads)?;
-            let description = format!("{} CPU threads", device.num_threads());
-            let make = Box::new(move |model, step, arena_bytes| {
+            let device = Cpu::new(cpu_threads(config.run.threads, place.local_size))?;
+            let threads = device.num_threads();
+            let description = format!("{threads} CPU thread{}", if threads == 1 { "" } else { "s" });
+            let Place { local_rank, link, progress, .. } = place;
+            let make = Box::new(move |model, step: StepConfig, arena_bytes| {
+                let axes = axes(link, &device, step.sharding.mesh, &progress)?;
                 let ctx = Context::new(device, arena_bytes)?;
-                Ok(Box::new(Executor::new(ctx, model, step, Box::new(Single::default()))?) as Box<dyn Engine>)
+                Ok(Box::new(Executor::new(ctx, model, step, axes, progress)?) as Box<dyn Engine>)
             });
-            Ok(DeviceChoice { caps: Cpu::CAPS, description, make })
+            Ok(DeviceChoice { caps: Cpu::CAPS, description, local_rank, make })
         }
         DeviceKind::Cuda => Err(not_yet()),
+    }
+}
+
+/// Worker threads of a rank: `threads`, or its share of the cores.
+fn cpu_threads(threads: usize, local_size: usize) -> usize {
+    match threads {
+        0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / local_size).max(1)),
+        threads => threads,
+    }
+}
+
+fn axes(link: Link, device: &Cpu, mesh: Mesh, progress: &Progress) -> Result<Axes<Cpu>> {
+    match link {
+        Link::Alone => Ok(Axes::single(device)),
+        Link::Threads([world, inner]) => {
+            let mut world = world.take(device, Overlap::Background, progress.clone())?;
+            let mut inner = inner.take(device, Overlap::None, progress.clone())?;
+            Ok(Axes::split(mesh, &mut world, &mut inner)?)
+        }
     }
 }
 
@@ -50,7 +100,7 @@ pub fn evaluator(config: &Config, folder: &ModelFolder) -> Result<Evaluator> {
             let params = CrossEntropyParams { z_loss: 0.0 };
             let mut network =
                 folder.evaluator(device.clone(), config.precision.compute, tokens, training.seq_len)?;
-            Ok(Box::new(move |batch| Ok(device.enter(|| network.losses(&params, batch))?)))
+            Ok(Box::new(move |batch| device.enter(|| network.losses(&params, batch))))
         }
         DeviceKind::Cuda => Err(not_yet()),
     }

@@ -2,7 +2,7 @@
 //!
 //! - [`cli`]: the vocabulary of commands. Start here.
 //! - [`commands`]: one file per command.
-//! - [`device`]: the one `match` that chooses a device.
+//! - [`world`]: the ranks of a run; [`device`]: the one `match` that chooses a device.
 //! - [`mod@env`]: the only place that reads the environment; [`signals`]: the only one that handles signals.
 
 pub mod cli;
@@ -11,6 +11,7 @@ pub mod device;
 pub mod env;
 pub mod output;
 pub mod signals;
+pub mod world;
 
 use std::process::ExitCode;
 

@@ -37,7 +37,7 @@ impl<D: Device> CachedNetwork<D> {
 impl<D: Device> Decoder for CachedNetwork<D> {
     fn extend(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let device = self.network.ctx.device.clone();
-        Ok(device.enter(|| self.network.extend(&mut self.caches, tokens))?)
+        device.enter(|| self.network.extend(&mut self.caches, tokens))
     }
 
     fn len(&self) -> usize {

@@ -1,17 +1,18 @@
 //! What the trainer sees of a device: an object-safe face of [`Executor`], so that trainer, data,
 //! checkpoints and reports are not generic.
 
+use tisserand_collectives::{Audit, Axis};
 use tisserand_kernels::arena::Usage;
 use tisserand_kernels::ops::elementwise;
 use tisserand_kernels::ops::step_scalars::StepScalars;
-use tisserand_kernels::{Block, Class, DType, Device};
+use tisserand_kernels::{Class, DType, Device, Float, TensorRef, match_float};
 
 use crate::data::MicroBatch;
 use crate::error::{Error, Result};
 use crate::model::Transformer;
-use crate::network::read_f32;
+use crate::parallel::Sharding;
 use crate::step::Executor;
-use crate::step::state::{Location, STAGED_ELEMENTS, locations};
+use crate::step::state::{Piece, STAGED_ELEMENTS, pieces};
 
 /// A tensor that exists for every parameter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,7 +45,10 @@ pub trait Engine: Send {
     /// Layers and layout.
     fn model(&self) -> &Transformer;
 
-    /// Sets all weights to their start values.
+    /// This rank's part of the mesh.
+    fn sharding(&self) -> Sharding;
+
+    /// Sets all weights to their start values; [`Engine::publish`] follows.
     fn initialize(&mut self, seed: u64) -> Result<()>;
 
     /// One training step. Of `inputs` only the words that the host decides are read.
@@ -56,44 +60,84 @@ pub trait Engine: Send {
     /// Sets all step scalars.
     fn set_scalars(&mut self, scalars: &StepScalars) -> Result<()>;
 
-    /// Sums of cross-entropy and z-loss over one micro-batch.
+    /// Sums of cross-entropy and z-loss over one micro-batch. All ranks call it, each with its own.
     fn losses(&mut self, micro_batch: &MicroBatch) -> Result<[f32; 2]>;
 
-    /// Logits of every token of one micro-batch [tokens, vocab_size].
+    /// Logits of every token of one micro-batch [tokens, vocab_size]. All ranks call it.
     fn logits(&mut self, micro_batch: &MicroBatch) -> Result<Vec<f32>>;
 
-    /// A part of a parameter, widened to f32.
-    fn read(&self, name: &str, part: Part) -> Result<Vec<f32>>;
+    /// Ends what is under way between ranks, so that weights may be read.
+    fn settle(&mut self) -> Result<()>;
 
-    /// Appends a part of a parameter to `bytes`, in its element type.
-    fn read_bytes(&self, name: &str, part: Part, bytes: &mut Vec<u8>) -> Result<()>;
+    /// After pieces were written: brings what every rank must have whole to all of them.
+    fn publish(&mut self) -> Result<()>;
+
+    /// Appends a part of a piece to `bytes`, in its element type.
+    fn read_piece(&self, piece: &Piece<'_>, part: Part, bytes: &mut Vec<u8>) -> Result<()>;
 
     /// Element type of a part.
     fn dtype(&self, part: Part) -> DType;
 
-    /// Sets a part of a parameter. The master weights carry the compute copy along.
-    fn write(&mut self, name: &str, part: Part, values: &[f32]) -> Result<()>;
+    /// Sets a part of a piece. The master weights carry the compute copy along.
+    fn write_piece(&mut self, piece: &Piece<'_>, part: Part, values: &[f32]) -> Result<()>;
 
     /// Arena bytes so far.
     fn memory(&self) -> Memory;
+
+    /// Calls and bytes so far along an axis.
+    fn audit(&self, axis: Axis) -> Audit;
+
+    /// What this rank holds of a parameter, in order, widened to f32: all of it unless it is sharded.
+    fn read(&self, name: &str, part: Part) -> Result<Vec<f32>> {
+        let mut bytes = Vec::new();
+        for piece in pieces(self.model(), self.sharding()).filter(|piece| piece.param.name == name) {
+            self.read_piece(&piece, part, &mut bytes)?;
+        }
+        match_float!(self.dtype(part), T => {
+            let words = bytes.chunks_exact(size_of::<T>());
+            Ok(words.map(|word| bytemuck::pod_read_unaligned::<T>(word).to_f32()).collect())
+        })
+    }
+
+    /// Sets what this rank holds of a parameter, given all of its elements.
+    fn write(&mut self, name: &str, part: Part, values: &[f32]) -> Result<()> {
+        let (model, sharding) = (self.model().clone(), self.sharding());
+        let param = model.units.iter().flat_map(|unit| unit.params()).find(|param| param.name == name);
+        let len = param.ok_or_else(|| Error::input(format!("the model has no parameter {name:?}")))?.len();
+        if values.len() != len {
+            let got = values.len();
+            return Err(Error::input(format!("{name} has {len} elements, but {got} are given")));
+        }
+        for piece in pieces(&model, sharding).filter(|piece| piece.param.name == name) {
+            self.write_piece(&piece, part, &values[piece.start..][..piece.len])?;
+        }
+        Ok(())
+    }
 }
 
 impl<D: Device> Executor<D> {
-    fn locate(&self, name: &str) -> Result<Location<'_>> {
-        locations(&self.network.model)
-            .find(|location| location.param.name == name)
-            .ok_or_else(|| Error::input(format!("the model has no parameter {name:?}")))
+    fn part(&self, piece: &Piece<'_>, part: Part) -> TensorRef<'_, D> {
+        let Piece { unit, group, at, len, .. } = *piece;
+        match part {
+            Part::Weights => self.network.weights.slice(unit, group, at, len),
+            Part::Master => self.state.master[unit][group].range(at, [len]),
+            Part::ExpAvg => self.state.exp_avg[unit][group].range(at, [len]),
+            Part::ExpAvgSq => self.state.exp_avg_sq[unit][group].range(at, [len]),
+            Part::Gradient => self.gradients.slice(unit, group, at, len),
+        }
     }
 
-    fn block(&self, part: Part, location: Location<'_>) -> &Block<D> {
-        let Location { unit, group, .. } = location;
-        match part {
-            Part::Weights => self.network.weights.group(unit, group),
-            Part::Master => &self.state.master[unit][group],
-            Part::ExpAvg => &self.state.exp_avg[unit][group],
-            Part::ExpAvgSq => &self.state.exp_avg_sq[unit][group],
-            Part::Gradient => self.gradients.group(unit, group),
-        }
+    fn write_staged(&mut self, piece: Piece<'_>, part: Part, values: TensorRef<'_, D>) -> Result<()> {
+        let Piece { unit, group, at, len, .. } = piece;
+        let ctx = self.network.ctx.clone();
+        let out = match part {
+            Part::Master => return self.state.set_master(&mut self.network, piece, values),
+            Part::Weights => self.network.weights.slice_mut(unit, group, at, len),
+            Part::ExpAvg => self.state.exp_avg[unit][group].range_mut(at, [len]),
+            Part::ExpAvgSq => self.state.exp_avg_sq[unit][group].range_mut(at, [len]),
+            Part::Gradient => return Err(Error::fault("gradients are results: nobody sets them")),
+        };
+        Ok(elementwise::cast(&ctx, values, out)?)
     }
 }
 
@@ -102,8 +146,13 @@ impl<D: Device> Engine for Executor<D> {
         &self.network.model
     }
 
+    fn sharding(&self) -> Sharding {
+        self.config().sharding
+    }
+
     fn initialize(&mut self, seed: u64) -> Result<()> {
-        Ok(self.state.initialize(&mut self.network, seed)?)
+        let sharding = self.sharding();
+        self.state.initialize(&mut self.network, sharding, seed)
     }
 
     fn train(&mut self, inputs: &StepScalars, micro_batches: &[MicroBatch]) -> Result<()> {
@@ -122,29 +171,28 @@ impl<D: Device> Engine for Executor<D> {
     fn losses(&mut self, micro_batch: &MicroBatch) -> Result<[f32; 2]> {
         let device = self.network.ctx.device.clone();
         let params = self.config().cross_entropy;
-        Ok(device.enter(|| self.network.losses(&params, micro_batch))?)
+        device.enter(|| self.network.losses(&params, micro_batch))
     }
 
     fn logits(&mut self, micro_batch: &MicroBatch) -> Result<Vec<f32>> {
-        Ok(self.network.logits(micro_batch)?)
+        self.network.logits(micro_batch)
     }
 
-    fn read(&self, name: &str, part: Part) -> Result<Vec<f32>> {
-        let location = self.locate(name)?;
-        let param = location.param;
-        Ok(read_f32(&self.network.ctx, self.block(part, location), param.offset, param.len())?)
+    fn settle(&mut self) -> Result<()> {
+        self.network.weights.settle()
     }
 
-    fn read_bytes(&self, name: &str, part: Part, bytes: &mut Vec<u8>) -> Result<()> {
-        let location = self.locate(name)?;
-        let (at, len) = (location.param.offset, location.param.len());
-        let block = self.block(part, location);
-        let device = &self.network.ctx.device;
+    fn publish(&mut self) -> Result<()> {
+        self.network.weights.publish(&self.network.ctx)
+    }
+
+    fn read_piece(&self, piece: &Piece<'_>, part: Part, bytes: &mut Vec<u8>) -> Result<()> {
+        let tensor = self.part(piece, part);
         let start = bytes.len();
-        bytes.resize(start + len * block.dtype().size_bytes(), 0);
-        tisserand_kernels::match_float!(block.dtype(), T => {
-            let mut values = vec![<T as tisserand_kernels::Float>::from_f32(0.0); len];
-            device.download(block.range(at, [len]), &mut values)?;
+        bytes.resize(start + tensor.size_bytes(), 0);
+        match_float!(tensor.dtype(), T => {
+            let mut values = vec![<T as Float>::from_f32(0.0); piece.len];
+            self.network.ctx.device.download(tensor, &mut values)?;
             bytes[start..].copy_from_slice(bytemuck::cast_slice(&values));
         });
         Ok(())
@@ -160,34 +208,13 @@ impl<D: Device> Engine for Executor<D> {
         }
     }
 
-    fn write(&mut self, name: &str, part: Part, values: &[f32]) -> Result<()> {
-        let model = self.network.model.clone();
-        let location = locations(&model)
-            .find(|location| location.param.name == name)
-            .ok_or_else(|| Error::input(format!("the model has no parameter {name:?}")))?;
-        let len = location.param.len();
-        if values.len() != len {
-            let got = values.len();
-            return Err(Error::input(format!("{name} has {len} elements, but {got} are given")));
-        }
+    fn write_piece(&mut self, piece: &Piece<'_>, part: Part, values: &[f32]) -> Result<()> {
         let ctx = self.network.ctx.clone();
-        let Location { unit, group, param } = location;
         for (i, values) in values.chunks(STAGED_ELEMENTS).enumerate() {
-            let (start, extents) = (i * STAGED_ELEMENTS, [values.len()]);
             let mut staged = ctx.arena.block(Class::Workspace, DType::F32, values.len())?;
-            ctx.device.upload(values, staged.view_mut(extents))?;
-            let staged = staged.view(extents);
-            let block = match part {
-                Part::Master => {
-                    self.state.set_master(&mut self.network, location, start, staged)?;
-                    continue;
-                }
-                Part::Weights => self.network.weights.group_mut(unit, group),
-                Part::ExpAvg => &mut self.state.exp_avg[unit][group],
-                Part::ExpAvgSq => &mut self.state.exp_avg_sq[unit][group],
-                Part::Gradient => &mut self.gradients.unit_groups_mut(unit)[group],
-            };
-            elementwise::cast(&ctx, staged, block.range_mut(param.offset + start, extents))?;
+            ctx.device.upload(values, staged.view_mut([values.len()]))?;
+            let piece = piece.part(i * STAGED_ELEMENTS, values.len());
+            self.write_staged(piece, part, staged.view([values.len()]))?;
         }
         Ok(())
     }
@@ -199,5 +226,9 @@ impl<D: Device> Engine for Executor<D> {
             high_water_bytes: arena.high_water_bytes(),
             capacity_bytes: arena.capacity_bytes(),
         }
+    }
+
+    fn audit(&self, axis: Axis) -> Audit {
+        Executor::audit(self, axis)
     }
 }

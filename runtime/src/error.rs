@@ -1,5 +1,6 @@
 //! Errors as the user meets them: one line that says what, which value, where, and what to do.
 
+use tisserand_collectives::{CommError, Failure};
 use tisserand_kernels::KernelError;
 
 /// Result of everything in this crate.
@@ -17,6 +18,18 @@ pub enum Error {
     /// An op, the arena or the device failed. Exit code 1.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// Another rank ended the run, with its exit code.
+    #[error(transparent)]
+    Peer(#[from] Failure),
+}
+
+impl From<CommError> for Error {
+    fn from(error: CommError) -> Self {
+        match error {
+            CommError::Failed(failure) => Error::Peer(failure),
+            error => Error::Fault(error.to_string()),
+        }
+    }
 }
 
 impl Error {
@@ -35,6 +48,7 @@ impl Error {
         match self {
             Error::Input(_) => 2,
             Error::Fault(_) | Error::Kernel(_) => 1,
+            Error::Peer(failure) => failure.exit_code,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use tisserand_collectives::Single;
 use tisserand_kernels::{Context, DType, Device};
 
 use crate::checkpoint::{self, CheckpointReader, HfFolder, Source};
@@ -9,8 +10,9 @@ use crate::decoder::CachedNetwork;
 use crate::error::{Error, Result};
 use crate::model::Transformer;
 use crate::model_config::ModelConfig;
-use crate::network::Network;
-use crate::step::state::locations;
+use crate::network::{Network, NetworkShape};
+use crate::parallel::Sharding;
+use crate::step::state::pieces;
 use crate::{hf_config, plan};
 
 /// Weights in a folder, and what belongs to them.
@@ -62,7 +64,7 @@ impl ModelFolder {
     ) -> Result<Network<D>> {
         let model = Transformer::new(self.config.clone());
         let bytes = plan::evaluation_bytes(device.caps(), &model, dtype, tokens, seq_len)?;
-        self.load(Network::new(Context::new(device, bytes)?, model, dtype, tokens, seq_len)?)
+        self.load(device, bytes, model, NetworkShape { dtype, tokens, positions: seq_len })
     }
 
     /// The weights on a device with room for `capacity` tokens, the first `prompt_len` of them at once.
@@ -75,15 +77,24 @@ impl ModelFolder {
     ) -> Result<CachedNetwork<D>> {
         let model = Transformer::new(self.config.clone());
         let bytes = plan::generation_bytes(device.caps(), &model, dtype, prompt_len, capacity)?;
-        let network = self.load(Network::new(Context::new(device, bytes)?, model, dtype, 1, capacity)?)?;
+        let shape = NetworkShape { dtype, tokens: 1, positions: capacity };
+        let network = self.load(device, bytes, model, shape)?;
         CachedNetwork::new(network, capacity)
     }
 
-    fn load<D: Device>(&self, mut network: Network<D>) -> Result<Network<D>> {
-        let model = network.model.clone();
-        for location in locations(&model) {
-            let values = self.weights.tensors.read_shaped(&location.param.name, &location.param.shape)?;
-            network.write(location, &values)?;
+    fn load<D: Device>(
+        &self,
+        device: D,
+        arena_bytes: usize,
+        model: Transformer,
+        shape: NetworkShape,
+    ) -> Result<Network<D>> {
+        let ctx = Context::new(device.clone(), arena_bytes)?;
+        let gathers = Box::new(Single::new(device));
+        let mut network = Network::new(ctx, model.clone(), shape, Sharding::single(), gathers)?;
+        for piece in pieces(&model, Sharding::single()) {
+            let values = self.weights.tensors.read_shaped(&piece.param.name, &piece.param.shape)?;
+            network.write(piece, &values)?;
         }
         Ok(network)
     }

@@ -2,7 +2,7 @@
 //!
 //! The way of one training step: [`train::trainer`] takes a batch from [`data`] and hands it to an
 //! [`engine`], which runs the actions of [`step`] over the layers of [`model`]. [`plan`] runs the same
-//! actions on a device that only counts.
+//! actions on a device that only counts. [`parallel`] says which rank has what.
 
 pub mod checkpoint;
 pub mod config;
@@ -17,6 +17,7 @@ pub mod log;
 pub mod model;
 pub mod model_config;
 pub mod network;
+pub mod parallel;
 pub mod params;
 pub mod plan;
 pub mod run;

@@ -144,9 +144,10 @@ impl GroupLayout {
         offset
     }
 
-    /// Elements of the flat buffer: the last parameter's end, up to a whole chunk.
-    pub fn padded_len(&self) -> usize {
-        self.len.next_multiple_of(CHUNK)
+    /// Elements of the flat buffer that `shards` ranks share: the last parameter's end, up to a whole chunk of
+    /// every slice.
+    pub fn padded_len(&self, shards: usize) -> usize {
+        self.len.next_multiple_of(shards * CHUNK)
     }
 }
 
@@ -195,7 +196,7 @@ mod tests {
         let b = unit.matrix("b", 2, 2, 0.02);
         let v = unit.vector("v", 7, 1.0);
         assert_eq!((a.offset, b.offset, v.offset), (0, 128, 0));
-        assert_eq!(unit.groups.each_ref().map(GroupLayout::padded_len), [1024, 1024]);
+        assert_eq!(unit.groups.each_ref().map(|group| group.padded_len(1)), [1024, 1024]);
         assert_eq!(unit.params().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["a", "b", "v"]);
     }
 

@@ -4,7 +4,7 @@
 //! [`DryRun`], so the arena that the run allocates is exactly as large as the
 //! run needs, and the FLOPs are those of the ops that are called.
 
-use tisserand_collectives::Single;
+use tisserand_collectives::{Audit, Axes, Axis, Progress, Single};
 use tisserand_kernels::arena::Usage;
 use tisserand_kernels::device::Caps;
 use tisserand_kernels::dry_run::OpTotal;
@@ -12,10 +12,12 @@ use tisserand_kernels::ops::step_scalars::StepScalars;
 use tisserand_kernels::{Class, Context, DType, DryRun};
 
 use crate::data::MicroBatch;
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::model::Transformer;
-use crate::network::Network;
-use crate::step::state::{STAGED_ELEMENTS, locations};
+use crate::network::{Network, NetworkShape};
+use crate::parallel::Sharding;
+use crate::step::state::{STAGED_ELEMENTS, pieces};
 use crate::step::{Executor, StepConfig};
 
 /// What a run needs and does, per rank.
@@ -27,6 +29,8 @@ pub struct Plan {
     pub peak: Usage,
     /// Calls, FLOPs and bytes of one training step, by op.
     pub step: Vec<OpTotal>,
+    /// Collectives of one training step, by axis in the order of [`Axis::ALL`].
+    pub traffic: [Audit; 3],
     /// Parameters, without padding.
     pub num_parameters: usize,
     /// FLOPs per token of the model's definition, attention counted whole and counted causal.
@@ -82,18 +86,23 @@ pub fn train(caps: Caps, model: &Transformer, config: &StepConfig, seq_len: usiz
     let device = DryRun::new(caps);
     let ctx = Context::new(device.clone(), DryRun::CAPACITY_BYTES)?;
     let arena = ctx.arena.clone();
-    let mut executor = Executor::new(ctx, model.clone(), config.clone(), Box::new(Single::default()))?;
-    executor.state.initialize(&mut executor.network, 0)?;
+    let axes = Axes::imagined(config.sharding.mesh, config.sharding.rank);
+    let mut executor = Executor::new(ctx, model.clone(), config.clone(), axes, Progress::default())?;
+    executor.initialize(0)?;
+    executor.publish()?;
     let micro_batches: Vec<MicroBatch> =
         (0..config.micro_steps).map(|_| MicroBatch::empty(config.tokens)).collect();
     device.take_totals();
+    let before = Axis::ALL.map(|axis| executor.audit(axis));
     executor.train(&StepScalars::default(), &micro_batches)?;
     let step = device.take_totals();
+    let traffic = Axis::ALL.map(|axis| executor.audit(axis).since(&before[axis as usize]));
     executor.network.losses(&config.cross_entropy, &micro_batches[0])?;
     Ok(Plan {
         arena_bytes: arena.high_water_bytes(),
         peak: arena.peak(),
         step,
+        traffic,
         num_parameters: model.num_parameters(),
         model_flops: ModelFlops::new(model, seq_len),
     })
@@ -107,9 +116,7 @@ pub fn evaluation_bytes(
     tokens: usize,
     seq_len: usize,
 ) -> Result<usize> {
-    let ctx = Context::new(DryRun::new(caps), DryRun::CAPACITY_BYTES)?;
-    let arena = ctx.arena.clone();
-    let mut network = Network::new(ctx, model.clone(), dtype, tokens, seq_len)?;
+    let (mut network, arena) = network(caps, model, NetworkShape { dtype, tokens, positions: seq_len })?;
     stage(&network)?;
     let params = tisserand_kernels::ops::cross_entropy::CrossEntropyParams { z_loss: 0.0 };
     network.losses(&params, &MicroBatch::empty(tokens))?;
@@ -124,9 +131,7 @@ pub fn generation_bytes(
     prompt_len: usize,
     capacity: usize,
 ) -> Result<usize> {
-    let ctx = Context::new(DryRun::new(caps), DryRun::CAPACITY_BYTES)?;
-    let arena = ctx.arena.clone();
-    let network = Network::new(ctx, model.clone(), dtype, 1, capacity)?;
+    let (mut network, arena) = network(caps, model, NetworkShape { dtype, tokens: 1, positions: capacity })?;
     stage(&network)?;
     let mut caches = network.caches(capacity)?;
     network.extend(&mut caches, &vec![0; prompt_len])?;
@@ -136,9 +141,22 @@ pub fn generation_bytes(
     Ok(arena.high_water_bytes())
 }
 
+/// A network on a device that only counts, and its arena.
+fn network(
+    caps: Caps,
+    model: &Transformer,
+    shape: NetworkShape,
+) -> Result<(Network<DryRun>, tisserand_kernels::Arena<DryRun>)> {
+    let device = DryRun::new(caps);
+    let ctx = Context::new(device.clone(), DryRun::CAPACITY_BYTES)?;
+    let arena = ctx.arena.clone();
+    let gathers = Box::new(Single::new(device));
+    Ok((Network::new(ctx, model.clone(), shape, Sharding::single(), gathers)?, arena))
+}
+
 /// Takes and returns the workspace that loading the weights takes.
 fn stage(network: &Network<DryRun>) -> Result<()> {
-    let longest = locations(&network.model).map(|location| location.param.len()).max().unwrap_or(0);
+    let longest = pieces(&network.model, Sharding::single()).map(|piece| piece.len).max().unwrap_or(0);
     network.ctx.arena.block(Class::Workspace, DType::F32, longest.min(STAGED_ELEMENTS))?;
     Ok(())
 }

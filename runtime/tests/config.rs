@@ -49,7 +49,7 @@ fn environment(name: &str) -> Option<String> {
 
 fn parse(text: &str, sets: &[&str]) -> Result<Config> {
     let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
-    Config::parse(text, "run.toml", &sets, &environment)
+    Config::parse(text, "run.toml", &sets, None, &environment)
 }
 
 /// BASE with `from` replaced by `to`.
@@ -302,7 +302,7 @@ mesh_invariant = false
 #[test]
 fn files_that_are_no_run_files_are_named() {
     let folder = tempfile::tempdir().unwrap();
-    let load = |path: &Path| one_line(Config::load(path, &[], &environment));
+    let load = |path: &Path| one_line(Config::load(path, &[], None, &environment));
     let absent = folder.path().join("absent.toml");
     assert!(load(&absent).contains("absent.toml: no such file"));
     assert!(load(folder.path()).contains("cannot read the run file"));
@@ -311,7 +311,7 @@ fn files_that_are_no_run_files_are_named() {
     assert!(load(&binary).contains("binary.toml: not UTF-8 text"));
     let good = folder.path().join("named_by_file.toml");
     std::fs::write(&good, BASE.replace("name = \"small\"", "")).unwrap();
-    assert_eq!(Config::load(&good, &[], &environment).unwrap().run.name, "named_by_file");
+    assert_eq!(Config::load(&good, &[], None, &environment).unwrap().run.name, "named_by_file");
 }
 
 #[test]

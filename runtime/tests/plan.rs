@@ -1,4 +1,4 @@
-//! The schedule of a step, the layout of parameters, and the plan of a large model.
+//! The layout of parameters, and the plan of a large model.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use tisserand_runtime::config::Optimizer;
 use tisserand_runtime::model::Transformer;
 use tisserand_runtime::model::block::Recompute;
 use tisserand_runtime::model_config::ModelConfig;
+use tisserand_runtime::parallel::Sharding;
 use tisserand_runtime::params::ALIGNMENT;
 use tisserand_runtime::plan::{self, ModelFlops};
-use tisserand_runtime::step::schedule::train_step;
-use tisserand_runtime::step::{Action, StateDTypes, StepConfig};
+use tisserand_runtime::step::{StateDTypes, StepConfig};
 
 /// Llama 3 8B with fewer layers or tied, if wanted.
 fn llama3(num_layers: usize, tie_embeddings: bool) -> ModelConfig {
@@ -31,56 +31,6 @@ fn llama3(num_layers: usize, tie_embeddings: bool) -> ModelConfig {
     }
 }
 
-/// Position of an action, which must be in the list exactly once.
-fn position(actions: &[Action], action: Action) -> usize {
-    let at: Vec<usize> = (0..actions.len()).filter(|&i| actions[i] == action).collect();
-    assert_eq!(at.len(), 1, "{action:?} is there {} times", at.len());
-    at[0]
-}
-
-#[test]
-fn a_step_gathers_before_use_and_reduces_after_the_last_backward() {
-    for (tied, micro_steps) in [(false, 1), (false, 3), (true, 1), (true, 2)] {
-        let model = Transformer::new(llama3(3, tied));
-        let actions = train_step(&model, micro_steps);
-        let at = |action| position(&actions, action);
-        let head = model.head_unit();
-        let streams: Vec<usize> = (0..=model.blocks.len()).collect();
-        for micro_batch in 0..micro_steps {
-            let loss = at(Action::Loss { micro_batch });
-            assert!(at(Action::Gather { unit: head }) < loss);
-            for &unit in &streams {
-                let forward = at(Action::Forward { unit, micro_batch });
-                let backward = at(Action::Backward { unit, micro_batch });
-                assert!(at(Action::Load { micro_batch }) < forward && forward < loss && loss < backward);
-                assert!(at(Action::Gather { unit }) < forward);
-                if unit > 0 {
-                    assert!(at(Action::Forward { unit: unit - 1, micro_batch }) < forward);
-                    assert!(at(Action::Backward { unit: unit - 1, micro_batch }) > backward);
-                }
-            }
-            if micro_batch > 0 {
-                let before = at(Action::Backward { unit: 0, micro_batch: micro_batch - 1 });
-                assert!(before < at(Action::Load { micro_batch }));
-            }
-        }
-        let last = micro_steps - 1;
-        let norm = at(Action::Norm);
-        for unit in 0..model.units.len() {
-            let reduce = at(Action::Reduce { unit });
-            assert!(reduce < norm && norm < at(Action::Update { unit }));
-            if streams.contains(&unit) {
-                assert!(at(Action::Backward { unit, micro_batch: last }) < reduce);
-            }
-            if unit == head {
-                assert!(at(Action::Loss { micro_batch: last }) < reduce);
-            }
-        }
-        let per_micro_batch = 2 + 2 * streams.len();
-        assert_eq!(actions.len(), micro_steps * per_micro_batch + 3 * model.units.len() + 1);
-    }
-}
-
 #[test]
 fn parameters_are_in_order_without_overlap_and_aligned_unless_joined() {
     let model = Transformer::new(ModelConfig { qk_norm: true, mlp_bias: true, ..llama3(2, false) });
@@ -91,7 +41,7 @@ fn parameters_are_in_order_without_overlap_and_aligned_unless_joined() {
             assert!(param.offset % ALIGNMENT == 0 || param.offset == end, "{} is not aligned", param.name);
             end = param.offset + param.len();
         }
-        assert!(end <= group.padded_len() && group.padded_len() % 1024 == 0);
+        assert!(end <= group.padded_len(1) && group.padded_len(1) % 1024 == 0);
     }
     let mut names: Vec<&str> =
         model.units.iter().flat_map(|unit| unit.params()).map(|p| p.name.as_str()).collect();
@@ -122,6 +72,7 @@ fn an_8b_model_is_planned_in_two_seconds() {
         micro_steps,
         positions: 8192,
         dtypes: StateDTypes { compute: DType::Bf16, master: DType::F32, moments: DType::F32 },
+        reduce: DType::F32,
         recompute: vec![Recompute::Selective; 32],
         cross_entropy: CrossEntropyParams { z_loss: 0.0 },
         optimizer: Optimizer {
@@ -132,6 +83,7 @@ fn an_8b_model_is_planned_in_two_seconds() {
             weight_decay: 0.1,
             groups: Vec::new(),
         },
+        sharding: Sharding::single(),
     };
     let plan = plan::train(Cpu::new(1).unwrap().caps(), &model, &config, 8192).unwrap();
     let elapsed = start.elapsed();

@@ -1,6 +1,7 @@
 //! The thread on which a rank's calls are carried out, in the order in which they were started. All ranks
 //! start theirs in one order, so no two ranks wait for each other's later calls.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
@@ -11,7 +12,6 @@ use super::group::{Group, Visit};
 use crate::communicator::{Call, CommError};
 use crate::control::Progress;
 use crate::pending::Completion;
-use std::sync::Arc;
 
 /// A call that was started.
 pub(super) struct Job<D: Device> {
@@ -24,7 +24,7 @@ pub(super) struct Job<D: Device> {
 }
 
 /// Work for the thread.
-enum Order<D: Device> {
+pub(super) enum Order<D: Device> {
     CarryOut(Box<Job<D>>),
     /// Says when all work before it is done.
     Drained(Sender<()>),

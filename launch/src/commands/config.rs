@@ -10,11 +10,11 @@ use crate::{cli, env, output};
 pub(super) fn run(command: cli::Config) -> Result<u8> {
     match command {
         cli::Config::Show { run_file } => {
-            output::piece(&load(&run_file)?.to_toml())?;
+            output::piece(&load(&run_file, None)?.to_toml())?;
             Ok(DONE)
         }
         cli::Config::Diff { a, b } => {
-            let [a, b] = [&a, &b].map(|path| Config::load(path, &[], &env::variable));
+            let [a, b] = [&a, &b].map(|path| Config::load(path, &[], None, &env::variable));
             let differences = config::diff(&a?, &b?);
             for difference in &differences {
                 let kind = match difference.kind {

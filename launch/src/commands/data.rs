@@ -7,7 +7,7 @@ use serde_json::json;
 use tisserand_runtime::data::{self, Dataset, Progress, StepOrder, TokenFile};
 use tisserand_runtime::log::units;
 use tisserand_runtime::tokenizer::Tokenizer;
-use tisserand_runtime::train::setup;
+use tisserand_runtime::train::{corpus, setup};
 use tisserand_runtime::{Error, Result};
 
 use super::{DONE, expand, load};
@@ -29,10 +29,10 @@ pub(super) fn run(command: cli::Data) -> Result<u8> {
         }
         cli::Data::Inspect { prefix, json } => inspect(&prefix, json)?,
         cli::Data::Order { run_file, steps } => {
-            let config = load(&run_file)?;
+            let config = load(&run_file, None)?;
             let steps = parse_steps(&steps)?;
-            let sources = setup::sources(&config)?;
-            let dataset = Dataset::open(&sources, setup::dataset_config(&config))?;
+            let sources = corpus::sources(&config)?;
+            let dataset = Dataset::open(&sources, corpus::dataset_config(&config))?;
             let order = StepOrder::new(config.training.global_batch, &setup::skipped(&config))?;
             output::line(&data::order_hash(&dataset, &order, steps))?;
         }

@@ -11,7 +11,7 @@ mod train;
 
 use std::path::PathBuf;
 
-use tisserand_runtime::config::Config;
+use tisserand_runtime::config::{Config, Ranks};
 use tisserand_runtime::{Error, Result};
 
 use crate::cli::{Command, RunFile};
@@ -37,8 +37,8 @@ pub fn run(command: Command) -> Result<u8> {
     }
 }
 
-fn load(run_file: &RunFile) -> Result<Config> {
-    Config::load(&run_file.path, &run_file.sets, &env::variable)
+fn load(run_file: &RunFile, ranks: Ranks) -> Result<Config> {
+    Config::load(&run_file.path, &run_file.sets, ranks, &env::variable)
 }
 
 /// Files that patterns name, in sorted order; a plain name stands for itself.

@@ -13,9 +13,9 @@ use crate::{cli, device, output};
 
 /// Runs one step without data and prints what it took.
 pub(super) fn run(arguments: &cli::Plan) -> Result<u8> {
-    let config = load(&arguments.run_file)?;
+    let config = load(&arguments.run_file, None)?;
     let model = Transformer::new(config.model.clone());
-    let step = step_config(&config, &model);
+    let step = step_config(&config, &model, 0);
     let plan = plan::train(device::caps(config.run.device)?, &model, &step, config.training.seq_len)?;
     output::piece(&if arguments.json { as_json(&config, &plan) } else { as_text(&config, &plan) })?;
     Ok(DONE)

@@ -1,16 +1,16 @@
 //! `tisserand train`
 
-use tisserand_collectives::Alone;
 use tisserand_runtime::Result;
 use tisserand_runtime::files::io_error;
 use tisserand_runtime::train::{self, Outcome, TrainOptions};
 
 use super::load;
-use crate::{cli, device, env, output, signals};
+use crate::{cli, device, env, output, signals, world};
 
 /// Trains, and says how to go on.
 pub(super) fn run(arguments: cli::Train) -> Result<u8> {
-    let config = load(&arguments.run_file)?;
+    let ranks = arguments.ranks;
+    let config = load(&arguments.run_file, Some(ranks))?;
     let path = &arguments.run_file.path;
     let run_toml =
         std::fs::read_to_string(path).map_err(|error| io_error("read the run file", path, &error))?;
@@ -23,9 +23,11 @@ pub(super) fn run(arguments: cli::Train) -> Result<u8> {
         process: env::process(),
     };
     let stop = signals::watch()?;
-    let device = device::choose(config.run.device, config.run.threads)?;
     let dir = config.run.dir.display().to_string();
-    let outcome = train::train(config, options, device, Box::new(Alone), stop)?;
+    let outcome = world::on_threads(ranks, &config, |place, control| {
+        let device = device::choose(&config, place)?;
+        train::train(config.clone(), options.clone(), device, control, stop.clone())
+    })?;
     if outcome == Outcome::Finished && !arguments.quiet {
         output::line("generate from it:")?;
         output::line(&format!("  tisserand generate --checkpoint {dir} --prompt \"fn main\""))?;

@@ -68,7 +68,7 @@ fn job(dir: &Path, step: u64, value: f32, keep_last: Option<usize>) -> SaveJob {
     let options =
         SaveOptions { max_file_bytes: 24, optimizer_files: 2, threads: 1, ..SaveOptions::default() };
     let retention = keep_last.map(|keep_last| Retention { keep_last, ..Retention::default() });
-    SaveJob { checkpoints_dir: dir.into(), snapshot, documents, options, retention }
+    SaveJob { checkpoints_dir: dir.into(), crew: Crew::default(), snapshot, documents, options, retention }
 }
 
 /// Prepares a folder, lets `attack` save into it once per operation until a save gets through, and calls

@@ -89,6 +89,7 @@ impl From<DType> for StoredDType {
             DType::Bf16 => StoredDType::BF16,
             DType::U32 => StoredDType::U32,
             DType::I32 => StoredDType::I32,
+            DType::U8 => StoredDType::U8,
         }
     }
 }

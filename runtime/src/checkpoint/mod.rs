@@ -11,8 +11,8 @@
 //!                           optimizer/     state-0000X-of-0000N.safetensors: master, moments
 //! ```
 //!
-//! Writing: [`save`](mod@save) (whole save, weights-only export), [`StepWriter`] (its phases, for several
-//! ranks), [`BackgroundSaver`], [`Retention`]. Reading: [`resolve`], [`CheckpointReader`], [`HfFolder`].
+//! Writing: [`save`](mod@save) (whole save, weights-only export, by all ranks of a [`Crew`]), [`StepWriter`] (its
+//! phases), [`BackgroundSaver`], [`Retention`]. Reading: [`resolve`], [`CheckpointReader`], [`HfFolder`].
 //! Commands: [`verify()`], [`diff()`], [`digest()`], [`inspect()`], [`export_hf`].
 //!
 //! **What makes a crash harmless.** A step is written as `step-N.tmp`, synced, and renamed when it is
@@ -20,6 +20,7 @@
 //! `step-N.old`. Readers ignore `.tmp`, and take `.old` only where `step-N` is gone.
 
 mod background;
+mod crew;
 mod diff;
 mod digest;
 mod disk;
@@ -45,6 +46,7 @@ mod workers;
 mod crash_tests;
 
 pub use background::{BackgroundSaver, Job};
+pub use crew::Crew;
 pub use diff::{Difference, TensorDiff, diff};
 pub use digest::digest;
 pub use export::export_hf;

@@ -1,8 +1,12 @@
-//! A whole save by one rank: a checkpoint with its retention, or the weights alone.
+//! A whole save by all ranks: a checkpoint with its retention, or the weights alone.
+//!
+//! Three phases, and in each the lead decides for all: it creates the files, every rank writes its elements, the
+//! lead completes the folder. A rank that fails in one of them fails the save, not the run.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::crew::Crew;
 use super::disk::Disk;
 use super::folder::step_name;
 use super::layout::{FilePlan, TensorSpec};
@@ -11,14 +15,16 @@ use super::part_files::PartFiles;
 use super::retention::{Retention, TMP, prune_on, tidy};
 use super::snapshot::{Snapshot, TensorData};
 use super::step_writer::{Documents, SaveOptions, StepWriter, hf_documents, put_in_place};
-use crate::Result;
+use crate::{Error, Result};
 
 /// A checkpoint to write.
 #[derive(Clone, Debug)]
 pub struct SaveJob {
     /// `RUN/checkpoints`; created if absent.
     pub checkpoints_dir: PathBuf,
-    /// All tensors, whole.
+    /// Who writes.
+    pub crew: Crew,
+    /// All tensors, with what this rank writes of them.
     pub snapshot: Snapshot,
     /// What goes beside them.
     pub documents: Documents,
@@ -35,7 +41,9 @@ pub struct WeightsJob {
     pub weights_dir: PathBuf,
     /// Step of the weights.
     pub step: u64,
-    /// All weights, whole.
+    /// Who writes.
+    pub crew: Crew,
+    /// All weights, with what this rank writes of them.
     pub weights: Vec<TensorData>,
     /// Text of `config.json`.
     pub config_json: String,
@@ -77,19 +85,14 @@ pub fn save(job: &SaveJob) -> Result<Saved> {
 /// As [`save`].
 pub fn save_weights(job: &WeightsJob) -> Result<Saved> {
     let (disk, start) = (Disk::new(job.options.access.clone()), Instant::now());
-    disk.create_dir_all(&job.weights_dir)?;
-    tidy(&disk, &job.weights_dir)?;
-    match write_weights(&disk, job) {
-        Ok((dir, bytes)) => {
-            let (step, seconds) = (job.step, start.elapsed().as_secs_f64());
-            Ok(Saved { step, dir, seconds, bytes, pruned: Vec::new(), warning: None })
-        }
-        Err(e) => {
-            // The first error is the one to report.
-            let _ = tidy(&disk, &job.weights_dir);
-            Err(e)
-        }
+    let done = write_weights(&disk, job);
+    if done.is_err() && job.crew.is_lead() {
+        // The first error is the one to report.
+        let _ = tidy(&disk, &job.weights_dir);
     }
+    let (dir, bytes) = done?;
+    let (step, seconds) = (job.step, start.elapsed().as_secs_f64());
+    Ok(Saved { step, dir, seconds, bytes, pruned: Vec::new(), warning: None })
 }
 
 fn specs(tensors: &[TensorData]) -> Vec<TensorSpec> {
@@ -98,19 +101,37 @@ fn specs(tensors: &[TensorData]) -> Vec<TensorSpec> {
 
 pub(super) fn save_on(disk: Disk, job: &SaveJob) -> Result<Saved> {
     let start = Instant::now();
-    let SaveJob { checkpoints_dir, snapshot, documents, options, retention } = job;
+    let SaveJob { checkpoints_dir, crew, snapshot, documents, options, retention } = job;
     let step = documents.trainer.step;
     let (weights, optimizer) = (specs(&snapshot.weights), specs(&snapshot.optimizer));
-    let writer = StepWriter::create_on(disk, checkpoints_dir, step, weights, optimizer, options)?;
-    let (dir, bytes) = match writer.write(snapshot).and_then(|records| writer.commit(records, documents)) {
-        Ok(done) => done,
-        Err(e) => {
+    let mut writer = None;
+    crew.phase(Ok(()), |_| {
+        let (weights, optimizer) = (weights.clone(), optimizer.clone());
+        writer = Some(StepWriter::create_on(disk, checkpoints_dir, step, weights, optimizer, options)?);
+        Ok(())
+    })?;
+    let writer = match writer {
+        Some(writer) => Ok(writer),
+        None => StepWriter::join(checkpoints_dir, step, weights, optimizer, options),
+    };
+    let written = writer.as_ref().map_or_else(|e| Err(Error::fault(e.to_string())), |w| w.write(snapshot));
+    let done = crew.phase(written, |records| {
+        let writer = writer.as_ref().map_err(|error| Error::fault(error.to_string()))?;
+        writer.commit(records?.into_iter().flatten().collect(), documents)
+    });
+    // What is left is the lead's work.
+    let lead = writer.ok().filter(|_| crew.is_lead());
+    let (dir, bytes) = match (done, &lead) {
+        (Ok(done), _) => done,
+        (Err(error), None) => return Err(error),
+        (Err(error), Some(writer)) => {
             writer.abandon();
-            return Err(e);
+            return Err(error);
         }
     };
-    let pruned = retention.map(|retention| prune_on(&writer.disk, checkpoints_dir, &retention));
-    let (pruned, warning) = match pruned {
+    let prune =
+        |writer: &StepWriter| retention.map(|retention| prune_on(&writer.disk, checkpoints_dir, &retention));
+    let (pruned, warning) = match lead.as_ref().and_then(prune) {
         Some(Err(e)) => (Vec::new(), Some(e.to_string())),
         Some(Ok(pruned)) => (pruned, None),
         None => (Vec::new(), None),
@@ -123,10 +144,27 @@ fn write_weights(disk: &Disk, job: &WeightsJob) -> Result<(PathBuf, u64)> {
     let tmp = job.weights_dir.join(step_name(job.step) + TMP);
     let specs = specs(&job.weights);
     let plan = FilePlan::weights(&specs, job.options.max_file_bytes)?;
-    let files = PartFiles::create(disk, Part::Weights, tmp.clone(), specs, plan)?;
-    files.write(disk, job.options.threads, &job.weights)?;
-    let bytes = write_documents(disk, &files, &tmp, &job.config_json, job.tokenizer.as_deref())?;
-    Ok((put_in_place(disk, &job.weights_dir, job.step)?, bytes))
+    let open = |open: fn(&Disk, Part, PathBuf, Vec<TensorSpec>, FilePlan) -> Result<PartFiles>| {
+        open(disk, Part::Weights, tmp.clone(), specs.clone(), plan.clone())
+    };
+    let mut created = None;
+    job.crew.phase(Ok(()), |_| {
+        disk.create_dir_all(&job.weights_dir)?;
+        tidy(disk, &job.weights_dir)?;
+        created = Some(open(PartFiles::create)?);
+        Ok(())
+    })?;
+    let files = created.map_or_else(|| open(PartFiles::join), Ok);
+    let written = files.as_ref().map_or_else(
+        |error| Err(Error::fault(error.to_string())),
+        |files| files.write(disk, job.options.threads, &job.weights),
+    );
+    job.crew.phase(written, |records| {
+        records?;
+        let files = files.as_ref().map_err(|error| Error::fault(error.to_string()))?;
+        let bytes = write_documents(disk, files, &tmp, &job.config_json, job.tokenizer.as_deref())?;
+        Ok((put_in_place(disk, &job.weights_dir, job.step)?, bytes))
+    })
 }
 
 /// Writes `config.json` and its companions into a folder of weights, syncs it, and returns its bytes.

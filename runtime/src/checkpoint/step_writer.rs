@@ -193,7 +193,7 @@ impl StepWriter {
 
     /// Removes what was written, as far as the disk allows; a failed save leaves earlier checkpoints as
     /// they were.
-    pub fn abandon(self) {
+    pub fn abandon(&self) {
         // The error that led here is the one to report; the next save tidies again.
         let _ = tidy(&self.disk, &self.checkpoints_dir);
     }

@@ -118,6 +118,15 @@ impl TensorSet {
     /// # Errors
     /// If its shape is another; as [`TensorSet::read_range`].
     pub fn read_shaped(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.check_shape(name, shape)?;
+        self.read_tensor_f32(name)
+    }
+
+    /// Refuses a tensor of another shape.
+    ///
+    /// # Errors
+    /// If its shape is another, or there is no such tensor.
+    pub fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
         let tensor = self.find(name)?;
         if tensor.shape != shape {
             let path = self.path_of(name).unwrap_or(Path::new(""));
@@ -128,7 +137,7 @@ impl TensorSet {
                 tensor.shape
             )));
         }
-        self.read_tensor_f32(name)
+        Ok(())
     }
 
     /// Reads the elements `range` as they are stored.

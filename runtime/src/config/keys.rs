@@ -122,15 +122,15 @@ pub(super) const KEYS: &[Key] = &[
     key("schedule.decay_shape", "linear, cosine, 1-sqrt", "1-sqrt", Identity, "wsd only."),
     key("schedule.min_lr_ratio", "number", "0", Identity, "Learning rate of the last update over optimizer.lr."),
 
-    key("mesh.dp_replicate", "integer, auto", "1", Free, "Replicas of the sharded model. Other than 1: not yet."),
-    key("mesh.dp_shard", "integer, auto", "auto", Free, "Ranks that share one replica's state. Other than 1: not yet."),
+    key("mesh.dp_replicate", "integer, auto", "1", Free, "Replicas of the sharded model; auto: the ranks that dp_shard and tp leave."),
+    key("mesh.dp_shard", "integer, auto", "auto", Free, "Ranks that share one replica's state; auto: the ranks that the others leave."),
     key("mesh.tp", "integer, auto", "1", Free, "Ranks that share one matrix. Other than 1: not yet."),
     key("mesh.zero", "integer", "3", Free, "0 replicate everything, 1 shard optimizer state, 2 and gradients, 3 and parameters."),
 
     key("precision.compute", "bf16, f32", "f32", Identity, "Weights and activations of forward and backward."),
     key("precision.master", "f32, bf16", "f32", Identity, "Master weights; bf16 is rounded stochastically."),
     key("precision.moments", "f32, bf16", "f32", Identity, "Moments of the optimizer."),
-    key("precision.reduce", "f32, bf16", "f32", Identity, "Wire type of gradient reductions. bf16: not yet."),
+    key("precision.reduce", "f32, bf16", "f32", Identity, "Type in which gradients travel between ranks; summed in f32 either way."),
 
     key("recompute.mode", "none, selective, full", "none", Free, "What backward computes again instead of reading it from memory."),
     key("recompute.blocks", "integer, all", "all", Free, "How many blocks, from the first."),
@@ -153,7 +153,7 @@ pub(super) const KEYS: &[Key] = &[
     key("log.tensorboard", "boolean", "true", Free, "Write event files."),
     key("log.trace_steps", "string", "\"\"", Free, "Not yet: \"10..12\", a Chrome trace per rank."),
 
-    key("determinism.mesh_invariant", "boolean", "false", Identity, "true: not yet. Bit-equal results for every data-parallel mesh."),
+    key("determinism.mesh_invariant", "boolean", "false", Identity, "Bit-equal losses and weights for every data-parallel mesh; needs powers of two and some memory."),
 ];
 
 /// The other key of a pair of alternatives.

@@ -1,7 +1,7 @@
 //! The run file: TOML as written becomes one validated [`Config`], or one line that says what is wrong.
 //!
 //! The way of a run file: `set` lays `--set` over it and expands `${VAR}`; `unknown` refuses keys that `keys` does
-//! not list, with the nearest one (`aliases` knows other trainers' names); `validate`, `lengths`, `model` and `data`
+//! not list, with the nearest one (`aliases` knows other trainers' names); `validate`, `mesh`, `lengths`, `model` and `data`
 //! read each section through `raw`, fill the defaults and cross-check. `write` prints the result as
 //! `resolved.toml`; `diff` says what changed since the last start.
 //!
@@ -12,6 +12,7 @@ mod data;
 mod diff;
 mod keys;
 mod lengths;
+mod mesh;
 mod model;
 pub(crate) mod model_check;
 mod optimizer;
@@ -26,6 +27,7 @@ mod write;
 
 pub use diff::{ChangeKind, Difference, diff, refuse_changes};
 pub use keys::reference_table;
+pub use mesh::Ranks;
 pub use optimizer::{Group, Optimizer};
 pub use schedule::{DecayShape, Schedule, ScheduleKind};
 pub use sections::*;
@@ -66,18 +68,21 @@ pub struct Config {
     pub eval: Eval,
     /// Reports.
     pub log: Log,
+    /// Which results do not depend on the mesh.
+    pub determinism: Determinism,
 }
 
 impl Config {
     /// Reads the run file at `path`, lays the `--set section.key=value` of `sets` over it, and validates.
     ///
-    /// `environment` looks up the variables of `${VAR}`. Relative paths in the file stay as written: they
+    /// `ranks` are those that the run is started on. `environment` looks up the variables of `${VAR}`. Relative paths in the file stay as written: they
     /// are relative to the current directory, as in any other tool, not to the run file.
     ///
     /// Errors are [`Error::Input`], one line each, with file (or `--set`), dotted key, value and what is allowed.
     pub fn load(
         path: &Path,
         sets: &[String],
+        ranks: Ranks,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Config> {
         let file = path.display().to_string();
@@ -87,7 +92,7 @@ impl Config {
             }
             _ => crate::files::io_error("read the run file", path, &error),
         })?;
-        Config::parse(&text, &file, sets, environment)
+        Config::parse(&text, &file, sets, ranks, environment)
     }
 
     /// As [`Config::load`] with the file's text; `file` names it in messages and, without its folder and
@@ -96,6 +101,7 @@ impl Config {
         text: &str,
         file: &str,
         sets: &[String],
+        ranks: Ranks,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Config> {
         let mut table = set::parse_file(text, file)?;
@@ -104,7 +110,7 @@ impl Config {
         validate::check_version(&root)?;
         unknown::check(&table, &origin)?;
         set::expand(&mut table, &origin, environment)?;
-        validate::validate(&raw::Section::root(&origin, &table))
+        validate::validate(&raw::Section::root(&origin, &table), ranks)
     }
 
     /// The text of `resolved.toml`: every key with its value after defaults and derivations. Loading it gives

@@ -144,6 +144,13 @@ impl Mesh {
     }
 }
 
+/// `[determinism]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Determinism {
+    /// Bit-equal losses and weights for every data-parallel mesh and ZeRO stage.
+    pub mesh_invariant: bool,
+}
+
 /// `[precision]`: each F32 or Bf16.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Precision {

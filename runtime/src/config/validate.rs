@@ -21,25 +21,29 @@ pub(super) fn check_version(root: &Section<'_>) -> Result<()> {
 }
 
 /// The whole file.
-pub(super) fn validate(root: &Section<'_>) -> Result<Config> {
+pub(super) fn validate(root: &Section<'_>, ranks: Ranks) -> Result<Config> {
     not_yet(root)?;
-    let mesh = mesh(&root.sub("mesh")?)?;
+    let mesh = mesh::mesh(&root.sub("mesh")?, ranks)?;
     let (training, lengths) = training(&root.sub("training")?, &mesh)?;
     let data = data::data(&root.sub("data")?)?;
     let model = model::model(&root.sub("model")?, data.prepare.as_ref(), training.seq_len)?;
     let tokenizer = tokenizer(&root.sub("tokenizer")?, &data)?;
+    let precision = precision(&root.sub("precision")?)?;
+    let in_f32 = precision.reduce == DType::F32;
+    let mesh_invariant = mesh::mesh_invariant(&root.sub("determinism")?, &mesh, &training, in_f32)?;
     Ok(Config {
         run: run(&root.sub("run")?)?,
         tokenizer,
         optimizer: optimizer(&root.sub("optimizer")?)?,
         schedule: schedule(&root.sub("schedule")?, &lengths)?,
         mesh,
-        precision: precision(&root.sub("precision")?)?,
+        precision,
         recompute: recompute(&root.sub("recompute")?, model.num_layers)?,
         checkpoint: checkpoint(&root.sub("checkpoint")?, &lengths)?,
         init: init(&root.sub("init")?)?,
         eval: eval(&root.sub("eval")?, &data)?,
         log: log(&root.sub("log")?)?,
+        determinism: Determinism { mesh_invariant },
         model,
         data,
         training,
@@ -60,10 +64,6 @@ fn not_yet(root: &Section<'_>) -> Result<()> {
     let log = root.sub("log")?;
     if log.string("trace_steps")?.is_some() {
         return Err(log.not_yet("trace_steps", "no traces are written; hint: leave it empty"));
-    }
-    let determinism = root.sub("determinism")?;
-    if determinism.boolean("mesh_invariant")? == Some(true) {
-        return Err(determinism.not_yet("mesh_invariant", "only false"));
     }
     Ok(())
 }
@@ -106,23 +106,6 @@ fn tokenizer(section: &Section<'_>, data: &Data) -> Result<Tokenizer> {
     Ok(Tokenizer { path })
 }
 
-fn mesh(section: &Section<'_>) -> Result<Mesh> {
-    let axis = |key: &str| match section.value(key) {
-        None | Some(toml::Value::Integer(1)) => Ok(1),
-        Some(toml::Value::String(text)) if text == "auto" => Ok(1),
-        Some(toml::Value::Integer(ranks)) if *ranks > 1 => {
-            Err(section.not_yet(key, "1 or \"auto\": one rank"))
-        }
-        Some(_) => Err(section.wrong(key, "a positive integer or \"auto\"")),
-    };
-    Ok(Mesh {
-        dp_replicate: axis("dp_replicate")?,
-        dp_shard: axis("dp_shard")?,
-        tp: axis("tp")?,
-        zero: section.integer("zero", 0..=3)?.map_or(3, |stage| stage as u8),
-    })
-}
-
 fn optimizer(section: &Section<'_>) -> Result<Optimizer> {
     let is_muon = section.choice("name", &[("adamw", false), ("muon", true)])?;
     if is_muon == Some(true) {
@@ -154,15 +137,11 @@ fn optimizer(section: &Section<'_>) -> Result<Optimizer> {
 
 fn precision(section: &Section<'_>) -> Result<Precision> {
     let dtype = |key: &str| section.choice(key, &[("f32", DType::F32), ("bf16", DType::Bf16)]);
-    let reduce = dtype("reduce")?.unwrap_or(DType::F32);
-    if reduce != DType::F32 {
-        return Err(section.not_yet("reduce", "only \"f32\""));
-    }
     Ok(Precision {
         compute: dtype("compute")?.unwrap_or(DType::F32),
         master: dtype("master")?.unwrap_or(DType::F32),
         moments: dtype("moments")?.unwrap_or(DType::F32),
-        reduce,
+        reduce: dtype("reduce")?.unwrap_or(DType::F32),
     })
 }
 

@@ -33,8 +33,20 @@ pub(super) fn to_toml(config: &Config) -> String {
 /// Every key with its value. An alternative spelling (tokens for steps) and a key that means nothing beside the
 /// others (a decay shape without decay) are absent.
 pub(super) fn sections(config: &Config) -> Vec<SectionText> {
-    let Config { run, tokenizer, training, mesh, precision, recompute, checkpoint, init, eval, log, .. } =
-        config;
+    let Config {
+        run,
+        tokenizer,
+        training,
+        mesh,
+        precision,
+        recompute,
+        checkpoint,
+        init,
+        eval,
+        log,
+        determinism,
+        ..
+    } = config;
     let section = |name, entries| SectionText { name, entries };
     let mut eval_entries = vec![("every_steps", optional(eval.every_steps))];
     if config.data.has_validation() {
@@ -126,7 +138,7 @@ pub(super) fn sections(config: &Config) -> Vec<SectionText> {
                 ("trace_steps", string("")),
             ],
         ),
-        section("determinism", vec![("mesh_invariant", Value::Boolean(false))]),
+        section("determinism", vec![("mesh_invariant", Value::Boolean(determinism.mesh_invariant))]),
     ];
     sections
 }

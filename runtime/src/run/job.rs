@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::folder::RunFolder;
@@ -66,7 +66,7 @@ impl ProcessDescription {
 }
 
 /// One rank in `hosts.json`.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct HostRow {
     /// Rank in the run.
     pub rank: usize,
@@ -138,6 +138,17 @@ impl JobFolder {
             .map_err(|error| Error::fault(format!("cannot encode {}: {error}", path.display())))?;
         text.push('\n');
         self.access.write_atomic(&path, text.as_bytes())
+    }
+}
+
+/// Keeps the text that explains a failure in the newest job's folder of the run in `run_dir`, as `failure.txt`. As
+/// far as possible: whoever calls it has an error to report already.
+pub fn keep_failure_report(run_dir: &Path, text: &str) {
+    let jobs = run_dir.join("jobs");
+    let Ok(entries) = fs::read_dir(&jobs) else { return };
+    let newest = entries.flatten().map(|entry| entry.file_name()).max();
+    if let Some(newest) = newest {
+        let _ = Access::umask().write_atomic(&jobs.join(newest).join("failure.txt"), text.as_bytes());
     }
 }
 

@@ -49,6 +49,9 @@ pub enum StopReason {
 }
 
 impl StopReason {
+    /// Every reason.
+    pub const ALL: [StopReason; 3] = [StopReason::Terminate, StopReason::User1, StopReason::Interrupt];
+
     /// The name of the signal.
     pub fn signal_name(self) -> &'static str {
         match self {

@@ -1,10 +1,17 @@
 //! What a training step is made of.
 
+use tisserand_collectives::Axis;
+
 /// One thing a rank does in a step. Prefetch, hang reports, traces and the planner read lists of these.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Make a unit's compute copy whole on this rank.
+    /// Begin to make a unit's compute copy whole on this rank; its first use waits.
     Gather {
+        /// The unit.
+        unit: usize,
+    },
+    /// Free a unit's gathered compute copy.
+    Release {
         /// The unit.
         unit: usize,
     },
@@ -32,10 +39,28 @@ pub enum Action {
         /// Which micro-batch of the step.
         micro_batch: usize,
     },
-    /// Sum a unit's gradients over the data-parallel ranks.
+    /// Add a unit's gradients of one micro-batch to those of the step.
+    Fold {
+        /// The unit.
+        unit: usize,
+        /// Which micro-batch of the step.
+        micro_batch: usize,
+    },
+    /// Begin to sum a unit's gradients along an axis.
     Reduce {
         /// The unit.
         unit: usize,
+        /// The axis.
+        axis: Axis,
+    },
+    /// Wait for that sum and take it up.
+    Collect {
+        /// The unit.
+        unit: usize,
+        /// The axis.
+        axis: Axis,
+        /// Whose gradients they are, where each micro-batch's are reduced.
+        micro_batch: usize,
     },
     /// Norm of all gradients, clip factor, and whether the update takes place: on the device.
     Norm,
@@ -44,4 +69,49 @@ pub enum Action {
         /// The unit.
         unit: usize,
     },
+}
+
+impl Action {
+    /// Every name, in the order of [`Action::index`].
+    pub const NAMES: [&'static str; 11] = [
+        "gather", "release", "load", "forward", "loss", "backward", "fold", "reduce", "collect", "norm",
+        "update",
+    ];
+
+    /// Which of [`Action::NAMES`] is this action's.
+    pub fn index(&self) -> usize {
+        match self {
+            Action::Gather { .. } => 0,
+            Action::Release { .. } => 1,
+            Action::Load { .. } => 2,
+            Action::Forward { .. } => 3,
+            Action::Loss { .. } => 4,
+            Action::Backward { .. } => 5,
+            Action::Fold { .. } => 6,
+            Action::Reduce { .. } => 7,
+            Action::Collect { .. } => 8,
+            Action::Norm => 9,
+            Action::Update { .. } => 10,
+        }
+    }
+
+    /// The name in tables, traces and plans.
+    pub fn name(&self) -> &'static str {
+        Self::NAMES[self.index()]
+    }
+
+    /// The unit it works on.
+    pub fn unit(&self) -> Option<usize> {
+        match *self {
+            Action::Gather { unit }
+            | Action::Release { unit }
+            | Action::Forward { unit, .. }
+            | Action::Backward { unit, .. }
+            | Action::Fold { unit, .. }
+            | Action::Reduce { unit, .. }
+            | Action::Collect { unit, .. }
+            | Action::Update { unit } => Some(unit),
+            Action::Load { .. } | Action::Loss { .. } | Action::Norm => None,
+        }
+    }
 }

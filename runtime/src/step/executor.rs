@@ -1,21 +1,24 @@
 //! Runs a list of actions: one arm of one `match` per kind of action.
 
-use tisserand_collectives::{CommError, Communicator, ReduceOp};
-use tisserand_kernels::ops::adamw::AdamwParams;
+use std::sync::Arc;
+
+use tisserand_collectives::{Axes, Axis, Communicator, Progress};
+use tisserand_kernels::ops::adamw::{self, AdamwParams};
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::ops::step_scalars::{self, StepScalars};
-use tisserand_kernels::ops::{CHUNK, Write, adamw, elementwise, grad_norm};
+use tisserand_kernels::ops::{Write, elementwise};
 use tisserand_kernels::{Block, Class, Context, DType, Device};
 
-use super::state::{OptimizerState, StateDTypes};
-use super::{Action, schedule};
+use super::state::{OptimizerState, StateDTypes, pieces};
+use super::{Action, norm, schedule};
 use crate::config::Optimizer;
 use crate::data::MicroBatch;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::Transformer;
 use crate::model::block::{BlockSaved, Recompute};
 use crate::model::head::Head;
-use crate::network::{Gradients, Network};
+use crate::network::{Network, NetworkShape};
+use crate::parallel::{Gradients, Sharding};
 use crate::params::ParamSpec;
 
 /// What a step needs beyond the model, fixed for a run.
@@ -29,12 +32,16 @@ pub struct StepConfig {
     pub positions: usize,
     /// Element types.
     pub dtypes: StateDTypes,
+    /// Type in which gradients travel between ranks.
+    pub reduce: DType,
     /// What each block's forward pass keeps.
     pub recompute: Vec<Recompute>,
     /// Loss.
     pub cross_entropy: CrossEntropyParams,
     /// Optimizer.
     pub optimizer: Optimizer,
+    /// This rank's part.
+    pub sharding: Sharding,
 }
 
 /// The model, its state and the step on one rank.
@@ -43,17 +50,20 @@ pub struct Executor<D: Device> {
     pub network: Network<D>,
     /// Gradients of the step.
     pub gradients: Gradients<D>,
-    /// Master weights and moments.
+    /// Master weights and moments of this rank's slices.
     pub state: OptimizerState<D>,
     config: StepConfig,
     actions: Vec<Action>,
-    /// Gathers parameters and reduces gradients along `dp_shard`.
-    dp_shard: Box<dyn Communicator<D>>,
+    /// Sums gradients along `dp_shard`.
+    reduce: Box<dyn Communicator<D>>,
+    /// Sums gradients along `dp_replicate`.
+    replicate: Box<dyn Communicator<D>>,
     /// [`StepScalars`] as words.
     scalars: Block<D>,
-    /// Sums of cross-entropy and z-loss over the micro-batches of the step `[2]`.
-    loss_sums: Block<D>,
+    /// Sums of cross-entropy and z-loss over each micro-batch of the step [2, micro_steps].
+    losses: Block<D>,
     flight: InFlight<D>,
+    notes: Notes,
 }
 
 /// What lives between the actions of one micro-batch.
@@ -74,24 +84,61 @@ impl<D: Device> InFlight<D> {
     }
 }
 
+/// Tells what this rank is doing.
+struct Notes {
+    progress: Progress,
+    actions: [Arc<str>; Action::NAMES.len()],
+    units: Vec<Arc<str>>,
+}
+
+impl Notes {
+    fn new(model: &Transformer, progress: Progress) -> Self {
+        let units = model.units.iter().map(|unit| unit.name.as_str().into()).collect();
+        Notes { progress, actions: Action::NAMES.map(Into::into), units }
+    }
+
+    fn note(&self, action: Action) {
+        let name = Arc::clone(&self.actions[action.index()]);
+        let unit = action.unit().map(|unit| Arc::clone(&self.units[unit]));
+        self.progress.note(|activity| (activity.action, activity.unit) = (Some(name), unit));
+    }
+}
+
 impl<D: Device> Executor<D> {
-    /// Takes every long-lived block; weights are zero until initialised or loaded.
+    /// Takes every long-lived block; weights are zero until initialised or loaded. `progress` is told of every
+    /// action.
     pub fn new(
         ctx: Context<D>,
         model: Transformer,
         config: StepConfig,
-        dp_shard: Box<dyn Communicator<D>>,
+        axes: Axes<D>,
+        progress: Progress,
     ) -> Result<Self> {
-        let network = Network::new(ctx, model, config.dtypes.compute, config.tokens, config.positions)?;
-        let state = OptimizerState::new(&network, config.dtypes)?;
-        let gradients = Gradients::new(&network.ctx, &network.model)?;
+        let StepConfig { tokens, positions, sharding, micro_steps, .. } = config;
+        let Axes { gather, reduce, replicate, tp: _ } = axes;
+        let shape = NetworkShape { dtype: config.dtypes.compute, tokens, positions };
+        let network = Network::new(ctx, model, shape, sharding, gather)?;
+        let state = OptimizerState::new(&network, sharding, config.dtypes)?;
         let ctx = &network.ctx;
+        let gradients = Gradients::new(ctx, &network.model, sharding, micro_steps, config.reduce)?;
         let mut scalars = ctx.arena.block(Class::Constants, DType::U32, step_scalars::WORDS)?;
         ctx.device.zero(scalars.view_mut([step_scalars::WORDS]))?;
-        let loss_sums = ctx.arena.block(Class::Constants, DType::F32, 2)?;
-        let actions = schedule::train_step(&network.model, config.micro_steps);
-        let flight = InFlight::new(&network.model);
-        Ok(Executor { network, gradients, state, config, actions, dp_shard, scalars, loss_sums, flight })
+        let losses = ctx.arena.block(Class::Constants, DType::F32, 2 * micro_steps)?;
+        let actions = schedule::train_step(&network.model, &sharding, micro_steps);
+        let (flight, notes) = (InFlight::new(&network.model), Notes::new(&network.model, progress));
+        Ok(Executor {
+            network,
+            gradients,
+            state,
+            config,
+            actions,
+            reduce,
+            replicate,
+            scalars,
+            losses,
+            flight,
+            notes,
+        })
     }
 
     /// The actions of a step.
@@ -102,6 +149,15 @@ impl<D: Device> Executor<D> {
     /// What is fixed for the run.
     pub fn config(&self) -> &StepConfig {
         &self.config
+    }
+
+    /// Calls and bytes so far along an axis.
+    pub fn audit(&self, axis: Axis) -> tisserand_collectives::Audit {
+        match axis {
+            Axis::DpReplicate => self.replicate.audit(),
+            Axis::DpShard => self.network.weights.communicator().audit().and(&self.reduce.audit()),
+            Axis::Tp => tisserand_collectives::Audit::default(),
+        }
     }
 
     /// The device's step scalars; waits for the device.
@@ -122,12 +178,10 @@ impl<D: Device> Executor<D> {
         let device = self.network.ctx.device.clone();
         let words = &inputs.to_words()[..step_scalars::INPUT_WORDS];
         device.upload(words, self.scalars.range_mut(0, [step_scalars::INPUT_WORDS]))?;
-        device.zero(self.loss_sums.view_mut([2]))?;
-        for gradients in self.gradients.groups_mut() {
-            let len = gradients.len();
-            device.zero(gradients.view_mut([len]))?;
-        }
+        self.notes.progress.note(|activity| activity.step = inputs.step.into());
+        self.gradients.begin(&self.network.ctx)?;
         for i in 0..self.actions.len() {
+            self.notes.note(self.actions[i]);
             self.run(self.actions[i], micro_batches)?;
         }
         Ok(())
@@ -135,27 +189,27 @@ impl<D: Device> Executor<D> {
 
     fn run(&mut self, action: Action, micro_batches: &[MicroBatch]) -> Result<()> {
         match action {
-            Action::Gather { unit } => self.gather(unit),
-            Action::Load { micro_batch } => Ok(self.network.load(&micro_batches[micro_batch])?),
+            Action::Gather { unit } => self.network.weights.gather(&self.network.ctx, unit),
+            Action::Release { unit } => {
+                self.network.weights.release(unit);
+                Ok(())
+            }
+            Action::Load { micro_batch } => self.network.load(&micro_batches[micro_batch]),
             Action::Forward { unit, .. } => self.forward(unit),
-            Action::Loss { .. } => self.loss(),
+            Action::Loss { micro_batch } => self.loss(micro_batch),
             Action::Backward { unit, .. } => self.backward(unit),
-            Action::Reduce { unit } => self.reduce(unit),
+            Action::Fold { unit, micro_batch } => self.gradients.fold(&self.network.ctx, unit, micro_batch),
+            Action::Reduce { unit, axis } => self.reduce(unit, axis),
+            Action::Collect { unit, axis, micro_batch } => {
+                self.gradients.collect(&self.network.ctx, unit, axis, micro_batch)
+            }
             Action::Norm => self.norm(),
             Action::Update { unit } => self.update(unit),
         }
     }
 
-    fn gather(&mut self, unit: usize) -> Result<()> {
-        for group in 0..2 {
-            let weights = self.network.weights.group_mut(unit, group);
-            let len = weights.len();
-            self.dp_shard.all_gather(weights.view_mut([len])).map_err(communication)?.wait();
-        }
-        Ok(())
-    }
-
     fn forward(&mut self, unit: usize) -> Result<()> {
+        self.network.weights.ready(unit)?;
         let Network { ctx, model, weights, inputs } = &self.network;
         let (pass, weights) = (inputs.pass(ctx), weights.unit(unit));
         if unit == Transformer::EMBEDDING_UNIT {
@@ -170,9 +224,11 @@ impl<D: Device> Executor<D> {
         Ok(())
     }
 
-    fn loss(&mut self) -> Result<()> {
+    fn loss(&mut self, micro_batch: usize) -> Result<()> {
+        let unit = self.network.model.head_unit();
+        self.network.weights.ready(unit)?;
         let Network { ctx, model, weights, inputs } = &self.network;
-        let unit = model.head_unit();
+        self.gradients.open(ctx, unit)?;
         let pass = inputs.pass(ctx);
         let tokens = pass.tokens();
         let mut losses = Head::losses(&pass)?;
@@ -189,84 +245,76 @@ impl<D: Device> Executor<D> {
         self.flight.stream = Some(dstream);
         for row in 0..2 {
             let row_losses = losses.range(row * tokens, [tokens]);
-            elementwise::sum(ctx, row_losses, Write::Add, self.loss_sums.range_mut(row, [1]))?;
+            let sum = self.losses.range_mut(row * self.config.micro_steps + micro_batch, [1]);
+            elementwise::sum(ctx, row_losses, Write::Replace, sum)?;
         }
         Ok(())
     }
 
     fn backward(&mut self, unit: usize) -> Result<()> {
+        self.gradients.open(&self.network.ctx, unit)?;
+        let stream = self.flight.take();
+        let gradients = &mut self.gradients.unit_mut(unit);
+        if unit == Transformer::EMBEDDING_UNIT {
+            let Network { ctx, model, inputs, .. } = &self.network;
+            return Ok(model.embedding.backward(&inputs.pass(ctx), gradients, stream)?);
+        }
+        self.network.weights.ready(unit)?;
         let Network { ctx, model, weights, inputs } = &self.network;
         let (pass, weights) = (inputs.pass(ctx), weights.unit(unit));
-        let gradients = &mut self.gradients.unit_mut(unit);
-        let stream = self.flight.take();
-        if unit == Transformer::EMBEDDING_UNIT {
-            return Ok(model.embedding.backward(&pass, gradients, stream)?);
-        }
         let block = unit - Transformer::block_unit(0);
         let saved = self.flight.saved[block].take().expect("a block runs forward before it runs backward");
         self.flight.stream = Some(model.blocks[block].backward(&pass, &weights, gradients, saved, stream)?);
         Ok(())
     }
 
-    fn reduce(&mut self, unit: usize) -> Result<()> {
-        for gradients in self.gradients.unit_groups_mut(unit) {
-            let len = gradients.len();
-            let gradients = gradients.view_mut([len]);
-            self.dp_shard.reduce_scatter(gradients, ReduceOp::Sum).map_err(communication)?.wait();
-        }
-        Ok(())
+    fn reduce(&mut self, unit: usize, axis: Axis) -> Result<()> {
+        let communicator = match axis {
+            Axis::DpReplicate => self.replicate.as_mut(),
+            _ => self.reduce.as_mut(),
+        };
+        self.gradients.reduce(&self.network.ctx, unit, axis, communicator)
     }
 
-    /// Partial sums of squares of every chunk of every group in the order of the layout, then one tree.
+    /// Loss and norm of the global batch, then the decision about the update.
     fn norm(&mut self) -> Result<()> {
-        let ctx = &self.network.ctx;
-        let chunks: usize = self.gradients.groups().map(|group| group.len() / CHUNK).sum();
-        let mut partials = ctx.arena.block(Class::Workspace, DType::F32, chunks)?;
-        let mut start = 0;
-        for group in self.gradients.groups() {
-            let chunks = group.len() / CHUNK;
-            grad_norm::sum_of_squares(ctx, group.view([group.len()]), partials.range_mut(start, [chunks]))?;
-            start += chunks;
-        }
-        let mut sum = ctx.arena.block(Class::Workspace, DType::F32, 1)?;
-        grad_norm::tree_sum(ctx, partials.view_mut([chunks]), sum.view_mut([1]))?;
+        let Network { ctx, model, .. } = &self.network;
+        let sharding = self.config.sharding;
+        let (shard, replicate) = (self.reduce.as_mut(), self.replicate.as_mut());
+        let losses = norm::sum_of_losses(ctx, &sharding, &self.losses, shard, replicate)?;
+        let squares = norm::sum_of_squares(ctx, model, &sharding, &self.gradients, shard)?;
         let scalars = self.scalars.view_mut([step_scalars::WORDS]);
-        Ok(step_scalars::finish(ctx, sum.view([1]), self.loss_sums.view([2]), scalars)?)
+        Ok(step_scalars::finish(ctx, squares.view([1]), losses.view([2]), scalars)?)
     }
 
     fn update(&mut self, unit: usize) -> Result<()> {
         let Network { ctx, model, weights, .. } = &mut self.network;
-        for (group, layout) in model.units[unit].groups.iter().enumerate() {
-            for param in &layout.params {
-                let (at, extents) = (param.offset, [param.len()]);
-                adamw::update(
-                    ctx,
-                    &adamw_params(&self.config.optimizer, param),
-                    self.scalars.view([step_scalars::WORDS]),
-                    self.gradients.group(unit, group).range(at, extents),
-                    self.state.master[unit][group].range_mut(at, extents),
-                    self.state.exp_avg[unit][group].range_mut(at, extents),
-                    self.state.exp_avg_sq[unit][group].range_mut(at, extents),
-                    weights.group_mut(unit, group).range_mut(at, extents),
-                )?;
-            }
+        weights.ready(unit)?;
+        for piece in pieces(model, self.config.sharding).filter(|piece| piece.unit == unit) {
+            let (group, at, len) = (piece.group, piece.at, piece.len);
+            adamw::update(
+                ctx,
+                &adamw_params(&self.config.optimizer, piece.param, piece.start as u64),
+                self.scalars.view([step_scalars::WORDS]),
+                self.gradients.slice(unit, group, at, len),
+                self.state.master[unit][group].range_mut(at, [len]),
+                self.state.exp_avg[unit][group].range_mut(at, [len]),
+                self.state.exp_avg_sq[unit][group].range_mut(at, [len]),
+                weights.slice_mut(unit, group, at, len),
+            )?;
         }
         Ok(())
     }
 }
 
 /// Hyper-parameters that do not change from step to step.
-fn adamw_params(optimizer: &Optimizer, param: &ParamSpec) -> AdamwParams {
+fn adamw_params(optimizer: &Optimizer, param: &ParamSpec, first_index: u64) -> AdamwParams {
     let (weight_decay, lr_scale) = optimizer.hyper(&param.name, param.shape.len());
     AdamwParams {
         lr_scale: lr_scale as f32,
         eps: optimizer.eps as f32,
         weight_decay: weight_decay as f32,
         tensor_key: param.tensor_key,
-        first_index: 0,
+        first_index,
     }
-}
-
-fn communication(error: CommError) -> Error {
-    Error::fault(error.to_string())
 }

@@ -3,6 +3,7 @@
 
 pub mod action;
 pub mod executor;
+mod norm;
 pub mod schedule;
 pub mod state;
 

@@ -1,12 +1,15 @@
-//! What a rank keeps for the optimizer between steps: master weights and moments.
+//! What a rank keeps for the optimizer between steps: master weights and moments of its slices.
 
 use tisserand_kernels::ops::elementwise;
 use tisserand_kernels::ops::philox::{self, NormalParams};
-use tisserand_kernels::{Block, Class, DType, Device, Result, TensorRef};
+use tisserand_kernels::{Block, Class, DType, Device, TensorRef};
 
+use crate::error::Result;
 use crate::model::Transformer;
-use crate::network::{Network, flat_groups};
-use crate::params::{ParamInit, ParamSpec};
+use crate::network::Network;
+use crate::parallel::Sharding;
+use crate::parallel::weights::zeroed;
+use crate::params::{GroupLayout, ParamInit, ParamSpec};
 
 /// Elements that are staged in the arena at once when weights are set: bounds the workspace of a start.
 pub(crate) const STAGED_ELEMENTS: usize = 1 << 20;
@@ -22,7 +25,7 @@ pub struct StateDTypes {
     pub moments: DType,
 }
 
-/// Master weights and moments of all parameters on this rank, in flat groups as the weights are.
+/// Master weights and moments of this rank's slices, in flat groups as the weights are.
 pub struct OptimizerState<D: Device> {
     /// Master weights.
     pub master: Vec<[Block<D>; 2]>,
@@ -32,30 +35,55 @@ pub struct OptimizerState<D: Device> {
     pub exp_avg_sq: Vec<[Block<D>; 2]>,
 }
 
-/// Where a parameter lies.
+/// Consecutive elements of a parameter that lie in this rank's slice.
 #[derive(Clone, Copy, Debug)]
-pub struct Location<'a> {
-    /// Its unit.
+pub struct Piece<'a> {
+    /// The parameter's unit.
     pub unit: usize,
     /// Its group in the unit.
     pub group: usize,
     /// The parameter.
     pub param: &'a ParamSpec,
+    /// First element of the parameter.
+    pub start: usize,
+    /// First element of the slice.
+    pub at: usize,
+    /// Number of elements.
+    pub len: usize,
 }
 
-/// Where each parameter of a model lies, in the order of the layout.
-pub fn locations(model: &Transformer) -> impl Iterator<Item = Location<'_>> {
-    model.units.iter().enumerate().flat_map(|(unit, layout)| {
+impl Piece<'_> {
+    /// Elements `start .. start + len` of this piece.
+    pub fn part(self, start: usize, len: usize) -> Self {
+        Piece { start: self.start + start, at: self.at + start, len, ..self }
+    }
+}
+
+/// What a rank holds of each parameter, in the order of the layout.
+pub fn pieces<'a>(model: &'a Transformer, sharding: Sharding) -> impl Iterator<Item = Piece<'a>> {
+    model.units.iter().enumerate().flat_map(move |(unit, layout)| {
         layout.groups.iter().enumerate().flat_map(move |(group, layout)| {
-            layout.params.iter().map(move |param| Location { unit, group, param })
+            let slice = sharding.slice(layout);
+            layout.params.iter().filter_map(move |param| {
+                let first = slice.start.max(param.offset);
+                let end = slice.end.min(param.offset + param.len());
+                let (start, at) = (first.saturating_sub(param.offset), first - slice.start);
+                (first < end).then(|| Piece { unit, group, param, start, at, len: end - first })
+            })
         })
     })
 }
 
 impl<D: Device> OptimizerState<D> {
     /// Takes all blocks, zeroed; padding stays zero.
-    pub fn new(network: &Network<D>, dtypes: StateDTypes) -> Result<Self> {
-        let groups = |class, dtype| flat_groups(&network.ctx, &network.model, class, dtype);
+    pub fn new(network: &Network<D>, sharding: Sharding, dtypes: StateDTypes) -> Result<Self> {
+        let groups = |class, dtype| -> Result<Vec<[Block<D>; 2]>> {
+            let group = |layout: &GroupLayout| -> Result<Block<D>> {
+                Ok(zeroed(&network.ctx, class, dtype, sharding.slice(layout).len())?)
+            };
+            let units = network.model.units.iter();
+            units.map(|unit| Ok([group(&unit.groups[0])?, group(&unit.groups[1])?])).collect()
+        };
         Ok(OptimizerState {
             master: groups(Class::Master, dtypes.master)?,
             exp_avg: groups(Class::Moments, dtypes.moments)?,
@@ -63,44 +91,41 @@ impl<D: Device> OptimizerState<D> {
         })
     }
 
-    /// Sets master weights and compute copies to their start values: functions of (seed, name, global
-    /// element index), the same on every mesh.
-    pub fn initialize(&mut self, network: &mut Network<D>, seed: u64) -> Result<()> {
+    /// Sets master weights and compute copies of this rank's slices to their start values: functions of (seed,
+    /// name, global element index), the same on every mesh.
+    pub fn initialize(&mut self, network: &mut Network<D>, sharding: Sharding, seed: u64) -> Result<()> {
         let (ctx, model) = (network.ctx.clone(), network.model.clone());
-        for location in locations(&model) {
-            let param = location.param;
-            for start in (0..param.len()).step_by(STAGED_ELEMENTS) {
-                let len = STAGED_ELEMENTS.min(param.len() - start);
+        for piece in pieces(&model, sharding) {
+            for start in (0..piece.len).step_by(STAGED_ELEMENTS) {
+                let part = piece.part(start, STAGED_ELEMENTS.min(piece.len - start));
+                let (param, len) = (part.param, part.len);
                 let mut values = ctx.arena.block(Class::Workspace, DType::F32, len)?;
                 match param.init {
                     ParamInit::Constant(value) => elementwise::fill(&ctx, value, values.view_mut([len]))?,
                     ParamInit::Normal { std } => {
                         let (tensor_key, std) = (param.tensor_key, std as f32);
-                        let first_index = start as u64;
+                        let first_index = part.start as u64;
                         let params = NormalParams { seed, tensor_key, first_index, mean: 0.0, std };
                         philox::normal(&ctx, &params, values.view_mut([len]))?;
                     }
                 }
-                self.set_master(network, location, start, values.view([len]))?;
+                self.set_master(network, part, values.view([len]))?;
             }
         }
         Ok(())
     }
 
-    /// Sets elements of a parameter's master weights from `start` on (rounded to their type), and its
-    /// compute copy from them.
+    /// Sets master weights (rounded to their type), and the compute copy from them.
     pub fn set_master(
         &mut self,
         network: &mut Network<D>,
-        location: Location<'_>,
-        start: usize,
+        piece: Piece<'_>,
         values: TensorRef<'_, D>,
     ) -> Result<()> {
-        let Location { unit, group, param } = location;
-        let (at, extents) = (param.offset + start, [values.len()]);
+        let Piece { unit, group, at, len, .. } = piece;
         let master = &mut self.master[unit][group];
-        elementwise::cast(&network.ctx, values, master.range_mut(at, extents))?;
-        let weights = network.weights.group_mut(unit, group).range_mut(at, extents);
-        elementwise::cast(&network.ctx, master.range(at, extents), weights)
+        elementwise::cast(&network.ctx, values, master.range_mut(at, [len]))?;
+        let weights = network.weights.slice_mut(unit, group, at, len);
+        Ok(elementwise::cast(&network.ctx, master.range(at, [len]), weights)?)
     }
 }

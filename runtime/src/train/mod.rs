@@ -1,18 +1,25 @@
-//! A training run from its run file to its exit code. Nothing here is generic over devices.
+//! A training run from its run file to its exit code, on one rank. Nothing here is generic over devices.
 //!
-//! - [`setup`]: folder, lock, data, plan, engine, and where the weights come from.
+//! - [`setup`]: folder, lock, plan, engine; [`corpus`]: data; [`start`]: where the weights come from.
 //! - [`trainer`]: the loop over steps.
 //! - [`saving`]: snapshots of the engine and the checkpoints written from them.
 //! - [`report`]: what a run tells while it runs: log line, metrics, TensorBoard, status.
 //! - [`evaluation`]: validation losses.
+//!
+//! Every rank runs all of it; rank 0 (the *lead*) decides what must be one decision and writes what must be
+//! written once.
 
+pub mod corpus;
 pub mod evaluation;
 pub mod report;
 pub mod saving;
 pub mod setup;
+mod start;
 pub mod trainer;
 
 pub use setup::{DeviceChoice, TrainOptions};
+
+use std::sync::Arc;
 
 use tisserand_collectives::ControlPlane;
 
@@ -39,20 +46,24 @@ impl Outcome {
     }
 }
 
-/// Trains as `config` says, from the newest checkpoint in its folder if there is one.
+/// Trains as `config` says, from the newest checkpoint in its folder if there is one. Every rank calls it. The
+/// caller tells the others of an error ([`ControlPlane::fail`]); they return [`crate::Error::Peer`].
 pub fn train(
     config: Config,
     options: TrainOptions,
     device: DeviceChoice,
-    control: Box<dyn ControlPlane>,
+    control: Arc<dyn ControlPlane>,
     stop: StopFlag,
 ) -> Result<Outcome> {
-    let folder = setup::open_folder(&config, &options)?;
-    let folder_of_failure = folder.clone();
-    let run = setup::Run::new(config, options, folder, device, control, stop);
-    let ended = run.and_then(trainer::Trainer::run);
-    if let Err(error) = &ended {
-        report::failed(&folder_of_failure, error);
+    let mut folder = None;
+    let run = || {
+        let opened = setup::open_folder(&config, &options, control.as_ref())?;
+        folder = Some(opened.clone());
+        setup::Run::new(config, options, opened, device, Arc::clone(&control), stop)
+    };
+    let ended = run().and_then(trainer::Trainer::run);
+    if let (Err(error), Some(folder)) = (&ended, folder.filter(|_| control.rank() == 0)) {
+        report::failed(&folder, error);
     }
     ended
 }

@@ -19,12 +19,12 @@ use tisserand_kernels::ops::step_scalars::StepScalars;
 /// The convention of the FLOPs in the log line, see [`crate::plan::ModelFlops`].
 const FLOPS_CONVENTION: &str = "6N+12Lhs";
 
-/// All outputs of a run's rank 0.
+/// All outputs of a run. Only rank 0 has files; the others' logger shows nothing but warnings.
 pub struct Report {
     pub(super) logger: Arc<Logger>,
-    metrics: MetricsLog,
+    metrics: Option<MetricsLog>,
     tensorboard: Option<TensorBoard>,
-    status_file: StatusFile,
+    status_file: Option<StatusFile>,
     run_dir: PathBuf,
     status: Status,
     meter: ThroughputMeter,
@@ -43,12 +43,16 @@ impl Report {
         plan: &Plan,
         step: u64,
         tokens: u64,
+        is_lead: bool,
     ) -> Result<Self> {
-        let metrics = MetricsLog::open(&folder.metrics(), folder.access(), step)?;
-        if let Some(notice) = metrics.repair().notice() {
+        let metrics = match is_lead {
+            true => Some(MetricsLog::open(&folder.metrics(), folder.access(), step)?),
+            false => None,
+        };
+        if let Some(notice) = metrics.as_ref().and_then(|metrics| metrics.repair().notice()) {
             logger.line(&notice);
         }
-        let tensorboard = match config.log.tensorboard {
+        let tensorboard = match is_lead && config.log.tensorboard {
             true => Some(TensorBoard::create(&folder.tensorboard(), folder.access(), step)?),
             false => None,
         };
@@ -57,7 +61,7 @@ impl Report {
             logger,
             metrics,
             tensorboard,
-            status_file: folder.status(),
+            status_file: is_lead.then(|| folder.status()),
             run_dir: folder.dir().to_owned(),
             status,
             meter: ThroughputMeter::new(Instant::now(), step, tokens),
@@ -66,7 +70,9 @@ impl Report {
             tokens_per_step: config.tokens_per_step(),
             data_wait: Duration::ZERO,
         };
-        report.status_file.write(&report.status)?;
+        if let Some(file) = &report.status_file {
+            file.write(&report.status)?;
+        }
         Ok(report)
     }
 
@@ -79,11 +85,13 @@ impl Report {
     }
 
     fn write_status(&self) {
-        self.tolerate(self.status_file.write(&self.status));
+        if let Some(file) = &self.status_file {
+            self.tolerate(file.write(&self.status));
+        }
     }
 
     fn append(&mut self, record: &Record) {
-        let appended = self.metrics.append(record);
+        let appended = self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.append(record));
         self.tolerate(appended);
     }
 
@@ -242,10 +250,14 @@ pub fn still_finished(folder: &RunFolder, logger: &Logger, state: &TrainerState,
 pub fn failed(folder: &RunFolder, error: &Error) {
     // A run that is refused because another job holds the folder must not touch that job's status; and if
     // the folder itself is unwritable, the error that is reported already says so.
-    if let Error::Fault(message) = error
+    let message = match error {
+        Error::Fault(message) => Some(message.clone()),
+        Error::Peer(failure) if failure.exit_code == 1 => Some(failure.to_string()),
+        _ => None,
+    };
+    if let Some(message) = message
         && let Ok((status, _)) = StatusFile::read(&folder.dir().join("status.json"))
     {
-        let message = message.clone();
         let _ =
             folder.status().write(&Status { state: State::Failed, message, exit_code: Some(1), ..status });
     }

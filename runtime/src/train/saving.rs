@@ -1,17 +1,20 @@
 //! Snapshots of the engine, and the checkpoints that a background thread writes from them.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::{
-    BackgroundSaver, Documents, Job, MeshAxes, Retention, SaveJob, SaveOptions, Saved, Snapshot, TensorData,
-    TensorSpec, TrainerState, WeightsJob,
+    BackgroundSaver, Crew, Documents, Job, MeshAxes, Piece as SavedPiece, Retention, SaveJob, SaveOptions,
+    Saved, Snapshot, TensorData, TensorSpec, TrainerState, WeightsJob,
 };
 use crate::config::Config;
 use crate::engine::{Engine, Part};
 use crate::error::Result;
 use crate::hf_config;
+use crate::params::ParamSpec;
 use crate::run::RunFolder;
+use crate::step::state::{Piece, pieces};
 use crate::tokenizer::Tokenizer;
 
 /// What the optimizer part of a checkpoint holds, and the prefixes of the names there.
@@ -21,6 +24,7 @@ pub const OPTIMIZER_PARTS: [(Part, &str); 3] =
 /// When checkpoints are due, and the thread that writes them.
 pub struct Saving {
     saver: BackgroundSaver,
+    crew: Crew,
     checkpoints_dir: PathBuf,
     weights_dir: PathBuf,
     retention: Retention,
@@ -39,10 +43,12 @@ pub struct Saving {
 
 impl Saving {
     /// Starts the thread.
-    pub fn new(config: &Config, folder: &RunFolder, tokenizer: Option<PathBuf>) -> Result<Self> {
+    pub fn new(config: &Config, folder: &RunFolder, tokenizer: Option<PathBuf>, crew: Crew) -> Result<Self> {
         let policy = &config.checkpoint;
+        let mesh = &config.mesh;
         Ok(Saving {
             saver: BackgroundSaver::start()?,
+            crew,
             checkpoints_dir: folder.checkpoints(),
             weights_dir: folder.dir().join("weights"),
             options: SaveOptions { access: folder.access().clone(), ..SaveOptions::default() },
@@ -52,7 +58,12 @@ impl Saving {
             weights_every_steps: policy.weights_every_steps,
             config_json: config_json(config, tokenizer.as_deref())?,
             tokenizer,
-            mesh: MeshAxes::default(),
+            mesh: MeshAxes {
+                dp_replicate: mesh.dp_replicate,
+                dp_shard: mesh.dp_shard,
+                tp: mesh.tp,
+                ..MeshAxes::default()
+            },
             last_save: Instant::now(),
             longest_s: 0.0,
             snapshot_s: 0.0,
@@ -107,6 +118,7 @@ impl Saving {
         };
         self.saver.submit(Job::Checkpoint(Box::new(SaveJob {
             checkpoints_dir: self.checkpoints_dir.clone(),
+            crew: self.crew.clone(),
             snapshot,
             documents,
             options: self.options.clone(),
@@ -121,6 +133,7 @@ impl Saving {
     pub fn weights(&mut self, engine: &dyn Engine, step: u64) -> Result<()> {
         self.saver.submit(Job::Weights(WeightsJob {
             weights_dir: self.weights_dir.clone(),
+            crew: self.crew.clone(),
             step,
             weights: weights(engine)?,
             config_json: self.config_json.clone(),
@@ -162,14 +175,41 @@ fn optimizer(engine: &dyn Engine) -> Result<Vec<TensorData>> {
     Ok(all)
 }
 
+/// All tensors of a part, with what this rank writes of them: its slices, shared out among the ranks that have
+/// the same ones.
 fn tensors(engine: &dyn Engine, part: Part, prefix: Option<&str>) -> Result<Vec<TensorData>> {
-    let params = engine.model().units.iter().flat_map(|unit| unit.params());
-    params
-        .map(|param| {
-            let name = prefix.map_or_else(|| param.name.clone(), |prefix| format!("{prefix}.{}", param.name));
-            let mut bytes = Vec::new();
-            engine.read_bytes(&param.name, part, &mut bytes)?;
-            Ok(TensorData::whole(TensorSpec::new(name, param.shape.clone(), engine.dtype(part)), bytes))
-        })
-        .collect()
+    let (model, sharding) = (engine.model(), engine.sharding());
+    let params: Vec<&ParamSpec> = model.units.iter().flat_map(|unit| unit.params()).collect();
+    let spec = |param: &ParamSpec| {
+        let name = prefix.map_or_else(|| param.name.clone(), |prefix| format!("{prefix}.{}", param.name));
+        TensorSpec::new(name, param.shape.clone(), engine.dtype(part))
+    };
+    let mut tensors: Vec<TensorData> =
+        params.iter().map(|param| TensorData { spec: spec(param), pieces: Vec::new() }).collect();
+    let index: HashMap<&str, usize> =
+        params.iter().enumerate().map(|(i, param)| (param.name.as_str(), i)).collect();
+    for piece in shared_out(pieces(model, sharding).collect(), sharding.replicas()) {
+        let mut bytes = Vec::new();
+        engine.read_piece(&piece, part, &mut bytes)?;
+        let pieces = &mut tensors[index[piece.param.name.as_str()]].pieces;
+        pieces.push(SavedPiece::owned(piece.start, bytes));
+    }
+    Ok(tensors)
+}
+
+/// Part `rank` of `ranks` parts, equal to the element, of what all of these ranks hold.
+fn shared_out<'a>(pieces: Vec<Piece<'a>>, (ranks, rank): (usize, usize)) -> Vec<Piece<'a>> {
+    let total: usize = pieces.iter().map(|piece| piece.len).sum();
+    let bound = |rank: usize| (rank as u128 * total as u128 / ranks as u128) as usize;
+    let (first, end) = (bound(rank), bound(rank + 1));
+    let mut before = 0;
+    let mut mine = Vec::new();
+    for piece in pieces {
+        let (from, to) = (first.clamp(before, before + piece.len), end.clamp(before, before + piece.len));
+        if from < to {
+            mine.push(piece.part(from - before, to - from));
+        }
+        before += piece.len;
+    }
+    mine
 }

@@ -3,19 +3,28 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use tisserand_collectives::control::Combine;
+use tisserand_collectives::{Axis, Channel};
 use tisserand_kernels::ops::step_scalars::StepScalars;
 
 use super::Outcome;
+use super::corpus::batch_shape;
 use super::report::{self, Report};
 use super::saving::{self, Saving};
-use super::setup::{Run, batch_shape};
-use crate::checkpoint;
+use super::setup::Run;
+use crate::checkpoint::{self, Crew};
 use crate::config::PlanCheck;
 use crate::data::{Loader, LoaderConfig, StepBatch};
 use crate::engine::Part;
 use crate::error::{Error, Result};
 use crate::log::ResumeRecord;
-use crate::run::{State, TimeLimit};
+use crate::run::{State, StopReason, TimeLimit};
+
+/// What all ranks do after a step.
+struct Agreement {
+    stop: Option<String>,
+    save: bool,
+}
 
 /// A run under way.
 pub struct Trainer {
@@ -34,9 +43,11 @@ impl Trainer {
     pub fn run(run: Run) -> Result<Outcome> {
         let (step, total) = (run.state.step, run.config.training.steps);
         if step >= total {
-            // The job before may have died while it removed older checkpoints.
-            checkpoint::prune(&run.folder.checkpoints(), &saving::retention(&run.config))?;
-            report::still_finished(&run.folder, &run.logger, &run.state, total)?;
+            if run.control.rank() == 0 {
+                // The job before may have died while it removed older checkpoints.
+                checkpoint::prune(&run.folder.checkpoints(), &saving::retention(&run.config))?;
+                report::still_finished(&run.folder, &run.logger, &run.state, total)?;
+            }
             return Ok(Outcome::Finished);
         }
         let logger = Arc::clone(&run.logger);
@@ -62,12 +73,13 @@ impl Trainer {
             LoaderConfig {
                 order: run.order.clone(),
                 shape: batch_shape(&run.config),
-                leaves: (0..run.config.grad_accum()).collect(),
+                leaves: run.engine.sharding().leaves(run.config.grad_accum()),
                 prefetch_batches: run.config.data.prefetch_batches,
                 first_step: run.state.step,
             },
         )?;
-        let saving = Saving::new(&run.config, &run.folder, run.tokenizer.clone())?;
+        let crew = Crew::new(Arc::clone(&run.control));
+        let saving = Saving::new(&run.config, &run.folder, run.tokenizer.clone(), crew)?;
         let time_limit = TimeLimit::new(run.config.run.max_minutes, run.started);
         Ok(Trainer { run, loader, saving, report, time_limit, longest_step_s: 0.0, stall_s: 0.0 })
     }
@@ -88,11 +100,12 @@ impl Trainer {
             if step >= total {
                 return self.finish();
             }
-            if let Some(reason) = self.reason_to_stop()? {
+            let agreed = self.agree()?;
+            if let Some(reason) = agreed.stop {
                 return self.stop(reason);
             }
             self.save_weights(step)?;
-            if self.saving.is_due(step) {
+            if agreed.save {
                 self.checkpoint()?;
             }
         }
@@ -103,9 +116,9 @@ impl Trainer {
         let waiting = Instant::now();
         let batch: StepBatch = self.loader.next()?;
         self.report.waited_for_data(waiting.elapsed());
+        let valid_tokens = self.run.control.sum(Channel::Step, self.distinct_tokens(&batch))?;
         let run = &mut self.run;
         let step = run.state.step + 1;
-        let valid_tokens = run.control.sum(batch.valid_tokens);
         let inputs = step_inputs(run, step, valid_tokens);
         run.engine.train(&inputs, &batch.micro_batches)?;
         self.loader.recycle(batch);
@@ -116,6 +129,12 @@ impl Trainer {
         self.report.at(step, run.state.consumed_tokens);
         self.report.progress(step);
         Ok(())
+    }
+
+    /// Labelled tokens of this rank's part of a step; ranks along `tp` have the same ones, and one counts.
+    fn distinct_tokens(&self, batch: &StepBatch) -> u64 {
+        let is_first = self.run.engine.sharding().coordinate(Axis::Tp) == 0;
+        if is_first { batch.valid_tokens } else { 0 }
     }
 
     /// Reads what the device says of its steps, at log lines and wherever the host must know it anyway.
@@ -147,14 +166,11 @@ impl Trainer {
     }
 
     fn diverged(&self, scalars: &StepScalars) -> Error {
-        let names = self.run.engine.model().units.iter().flat_map(|unit| unit.params());
-        let culprit = names
-            .map(|param| &param.name)
-            .find(|name| {
-                let gradient = self.run.engine.read(name, Part::Gradient);
-                gradient.is_ok_and(|values| values.iter().any(|value| !value.is_finite()))
-            })
-            .map_or_else(|| format!("loss = {}", scalars.loss), |name| format!("gradient of {name}"));
+        let culprit = match self.first_parameter_not_finite() {
+            Ok(Some(name)) => format!("gradient of {name}"),
+            Ok(None) => format!("loss = {}", scalars.loss),
+            Err(error) => return error,
+        };
         Error::fault(format!(
             "{} steps in a row from step {} on were not finite (first tensor: {culprit}), \
              training.max_skipped_steps = {}; hint: continue from the last checkpoint with a lower \
@@ -167,14 +183,37 @@ impl Trainer {
         ))
     }
 
+    /// The first parameter, in the order of the layout, whose gradient is not finite on some rank.
+    fn first_parameter_not_finite(&self) -> Result<Option<&str>> {
+        let engine = self.run.engine.as_ref();
+        let names: Vec<&str> = engine
+            .model()
+            .units
+            .iter()
+            .flat_map(|unit| unit.params())
+            .map(|param| param.name.as_str())
+            .collect();
+        let is_culprit = |name: &&str| {
+            engine
+                .read(name, Part::Gradient)
+                .is_ok_and(|values| values.iter().any(|value| !value.is_finite()))
+        };
+        let mine = names.iter().position(is_culprit).unwrap_or(names.len());
+        let before_last = self.run.control.max(Channel::Step, (names.len() - mine) as u64)?;
+        Ok(names.get(names.len() - before_last as usize).copied())
+    }
+
     fn validate(&mut self, step: u64) -> Result<()> {
         let every = self.run.config.eval.every_steps;
         if every.is_some_and(|every| step.is_multiple_of(every)) || step == self.run.config.training.steps {
             for set in &mut self.run.validation {
                 let start = Instant::now();
                 let engine = self.run.engine.as_mut();
-                let record = set.evaluate(step, &mut |micro_batch| engine.losses(micro_batch))?;
-                self.report.evaluated(record, start.elapsed().as_secs_f64());
+                let (sharding, control) = (engine.sharding(), self.run.control.as_ref());
+                let mut losses = |micro_batch: &_| engine.losses(micro_batch);
+                if let Some(record) = set.evaluate(step, &sharding, control, &mut losses)? {
+                    self.report.evaluated(record, start.elapsed().as_secs_f64());
+                }
             }
         }
         Ok(())
@@ -185,7 +224,7 @@ impl Trainer {
     fn save_weights(&mut self, step: u64) -> Result<()> {
         if self.saving.weights_are_due(step) {
             self.collect_save(true);
-            self.run.lock.check()?;
+            self.before_save()?;
             self.saving.weights(self.run.engine.as_ref(), step)?;
         }
         Ok(())
@@ -194,11 +233,19 @@ impl Trainer {
     /// Takes a checkpoint once the save under way is written.
     fn checkpoint(&mut self) -> Result<()> {
         self.collect_save(true);
-        self.run.lock.check()?;
+        self.before_save()?;
         self.read_scalars()?;
         self.stall_s = self.saving.checkpoint(self.run.engine.as_ref(), &self.run.state)?;
         self.report.stalled(self.stall_s);
         Ok(())
+    }
+
+    /// The folder is still this job's, and the weights are at rest.
+    fn before_save(&mut self) -> Result<()> {
+        if let Some(lock) = &self.run.lock {
+            lock.check()?;
+        }
+        self.run.engine.settle()
     }
 
     /// Reports a save that ended; with `wait`, waits for the one under way. A failed save does not end the
@@ -207,10 +254,11 @@ impl Trainer {
         let ended = if wait { self.saving.wait() } else { self.saving.poll() };
         match ended {
             Some(Ok(saved)) => self.report.saved(&saved, self.stall_s),
-            Some(Err(error)) => {
+            Some(Err(Error::Peer(_))) => {} // The next agreement ends the run.
+            Some(Err(error)) if self.run.control.rank() == 0 => {
                 self.report.logger.warn(&format!("checkpoint failed, the run goes on: {error}"));
             }
-            None => {}
+            _ => {}
         }
     }
 
@@ -225,18 +273,22 @@ impl Trainer {
         Ok(())
     }
 
-    /// All ranks agree: a signal on one of them, or the time limit.
-    fn reason_to_stop(&mut self) -> Result<Option<String>> {
-        let signal = self.run.stop.requested();
+    /// All ranks agree: whether one of them was told to stop or is out of time, and whether a checkpoint is due,
+    /// for which the lead's clock counts.
+    fn agree(&mut self) -> Result<Agreement> {
+        let is_lead = self.run.control.rank() == 0;
+        let signal = self.run.stop.requested().map_or(0, |signal| signal as u64 + 1);
         let out_of_time = self.time_limit.must_stop(self.longest_step_s, self.saving.longest_s());
-        let word = u64::from(signal.is_some()) * 2 + u64::from(out_of_time);
-        let agreed = self.run.control.max(word);
-        Ok(match (agreed, signal) {
-            (0, _) => None,
-            (1, _) => Some("run.max_minutes is nearly over".to_owned()),
-            (_, Some(signal)) => Some(signal.signal_name().to_owned()),
-            _ => Some("another rank was told to stop".to_owned()),
-        })
+        let save = is_lead && self.saving.is_due(self.run.state.step);
+        let words = [signal.max(u64::from(out_of_time)), u64::from(save)];
+        let agreed = self.run.control.reduce(Channel::Step, Combine::Max, &words)?;
+        let reason = |signal: StopReason| signal.signal_name().to_owned();
+        let stop = match agreed[0] {
+            0 => None,
+            1 => Some("run.max_minutes is nearly over".to_owned()),
+            word => StopReason::ALL.into_iter().find(|signal| *signal as u64 + 1 == word).map(reason),
+        };
+        Ok(Agreement { stop, save: agreed[1] > 0 })
     }
 
     fn stop(mut self, reason: String) -> Result<Outcome> {
@@ -290,6 +342,7 @@ fn open_report(run: &Run) -> Result<Report> {
         &run.plan,
         state.step,
         state.consumed_tokens,
+        run.control.rank() == 0,
     )
 }
 

@@ -115,7 +115,7 @@ impl<'a, D: Device, L: Layer> Bench<'a, D, L> {
 
     fn groups(&self, class: Class, dtype: DType) -> [Block<D>; 2] {
         self.subject.unit.groups.each_ref().map(|group| {
-            let len = group.padded_len();
+            let len = group.padded_len(1);
             let mut block = self.ctx.arena.block(class, dtype, len).unwrap();
             self.ctx.device.zero(block.view_mut([len])).unwrap();
             block
@@ -143,7 +143,7 @@ impl Values {
         let input = normal_f64(1, GRADIENT_TOKENS * subject.layer.in_features());
         let mut parts = [input, Vec::new(), Vec::new()];
         for (part, group) in parts[1..].iter_mut().zip(&subject.unit.groups) {
-            part.resize(group.padded_len(), 0.0);
+            part.resize(group.padded_len(1), 0.0);
             for (seed, param) in group.params.iter().enumerate() {
                 let (base, scale) = match param.init {
                     ParamInit::Constant(value) => (f64::from(value), 0.3),

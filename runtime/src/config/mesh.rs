@@ -1,0 +1,87 @@
+//! `[mesh]`: explicit sizes, and the ranks that there are, to the sizes of the axes.
+
+use super::raw::Section;
+use super::{Mesh, Training};
+use crate::Result;
+
+/// The ranks that a run is started on; `None` where a run file is only looked at: then sizes are taken at
+/// their word, and `auto` is 1.
+pub type Ranks = Option<usize>;
+
+/// Sizes of the axes. What is `auto` takes the ranks that the others leave: `dp_shard` if it is, else
+/// `dp_replicate`, else `tp`; a second one is 1.
+pub(super) fn mesh(section: &Section<'_>, ranks: Ranks) -> Result<Mesh> {
+    let axes = ["dp_shard", "dp_replicate", "tp"];
+    let defaults = [None, Some(1), Some(1)];
+    let mut sizes = [None; 3];
+    for (i, key) in axes.into_iter().enumerate() {
+        sizes[i] = axis(section, key, defaults[i])?;
+    }
+    let given: usize = sizes.iter().flatten().product();
+    let auto = sizes.iter().position(Option::is_none);
+    if let Some(auto) = auto {
+        let left = ranks.unwrap_or(given);
+        if !left.is_multiple_of(given) {
+            let message =
+                format!("the other axes have {given} ranks, which do not divide the {left} of this run");
+            return Err(section.conflict_of_absent(axes[auto], &message));
+        }
+        sizes[auto] = Some(left / given);
+    } else if ranks.is_some_and(|ranks| ranks != given) {
+        let ranks = ranks.unwrap_or(1);
+        return Err(section.conflict_of_absent(
+            axes[0],
+            &format!(
+                "dp_replicate × dp_shard × tp = {given}, but the run has {ranks} ranks; hint: --ranks {given}, \
+                 or mesh.dp_shard = \"auto\""
+            ),
+        ));
+    }
+    let [dp_shard, dp_replicate, tp] = sizes.map(|size| size.unwrap_or(1));
+    if tp > 1 {
+        return Err(section.not_yet("tp", "only 1"));
+    }
+    let zero = section.integer("zero", 0..=3)?.map_or(3, |stage| stage as u8);
+    Ok(Mesh { dp_replicate, dp_shard, tp, zero })
+}
+
+/// `None` for `auto`.
+fn axis(section: &Section<'_>, key: &str, default: Option<usize>) -> Result<Option<usize>> {
+    match section.value(key) {
+        None => Ok(default),
+        Some(toml::Value::String(text)) if text == "auto" => Ok(None),
+        Some(toml::Value::Integer(ranks)) if (1..=1 << 20).contains(ranks) => Ok(Some(*ranks as usize)),
+        Some(_) => Err(section.wrong(key, "a positive integer or \"auto\"")),
+    }
+}
+
+/// `determinism.mesh_invariant`: the binary tree over micro-batches needs powers of two everywhere.
+pub(super) fn mesh_invariant(
+    section: &Section<'_>,
+    mesh: &Mesh,
+    training: &Training,
+    reduces_in_f32: bool,
+) -> Result<bool> {
+    const KEY: &str = "mesh_invariant";
+    if section.boolean(KEY)? != Some(true) {
+        return Ok(false);
+    }
+    let leaves = training.global_batch / training.micro_batch;
+    let powers = [
+        ("training.global_batch / micro_batch", leaves),
+        ("mesh.dp_shard", mesh.dp_shard),
+        ("mesh.dp_replicate", mesh.dp_replicate),
+    ];
+    if let Some((name, value)) = powers.iter().find(|(_, value)| !value.is_power_of_two()) {
+        let (below, above) = (value.next_power_of_two() / 2, value.next_power_of_two());
+        let message = format!("{name} = {value} must be a power of two: {below} or {above}");
+        return Err(section.conflict(KEY, &message));
+    }
+    if !reduces_in_f32 {
+        return Err(section.conflict(
+            KEY,
+            "precision.reduce = \"bf16\" rounds where ranks meet, so the mesh shows; hint: precision.reduce = \"f32\"",
+        ));
+    }
+    Ok(true)
+}

@@ -1,0 +1,13 @@
+//! How a model is spread over ranks, and the only place where model code meets communication.
+//!
+//! - [`sharding`]: which slice of every flat group a rank owns; pure arithmetic.
+//! - [`weights`]: the compute copy of the parameters, gathered when a unit needs it.
+//! - [`gradients`]: from a unit's backward pass to the sum over ranks and micro-batches.
+
+pub mod gradients;
+pub mod sharding;
+pub mod weights;
+
+pub use gradients::Gradients;
+pub use sharding::Sharding;
+pub use weights::Weights;

@@ -1,0 +1,124 @@
+//! Where a run's weights and optimizer state come from: a seed, a checkpoint, a Hugging Face folder. Each rank reads
+//! its own slices, whatever mesh wrote them.
+
+use std::path::Path;
+
+use tisserand_kernels::ops::step_scalars::StepScalars;
+
+use super::saving::OPTIMIZER_PARTS;
+use crate::checkpoint::{self, CheckpointReader, HfFolder, Source, TensorSet, TrainerState};
+use crate::config::{Config, InitLoad};
+use crate::engine::{Engine, Part};
+use crate::error::{Error, Result};
+use crate::log::Logger;
+use crate::step::state::pieces;
+
+/// Start values, or those that `[init] from` names.
+pub(super) fn begin(engine: &mut dyn Engine, config: &Config, logger: &Logger) -> Result<TrainerState> {
+    let fresh = TrainerState { seed: config.run.seed, ..TrainerState::default() };
+    let Some(from) = &config.init.from else {
+        engine.initialize(config.run.seed)?;
+        set_scalars(engine, &fresh)?;
+        return Ok(fresh);
+    };
+    let resolved = checkpoint::resolve(from)?;
+    resolved.warning.iter().for_each(|warning| logger.warn(warning));
+    logger.line(&format!("weights from {}", from.display()));
+    let needs_optimizer = config.init.load != InitLoad::Weights;
+    match resolved.source {
+        Source::HfFolder(dir) if needs_optimizer => Err(Error::input(format!(
+            "init.load = \"{}\" needs a checkpoint, but init.from = {} is a Hugging Face folder without \
+             optimizer state; hint: init.load = \"weights\"",
+            config.init.load.name(),
+            dir.display()
+        ))),
+        Source::HfFolder(dir) => {
+            load_weights(engine, &HfFolder::open(&dir)?)?;
+            set_scalars(engine, &fresh)?;
+            Ok(fresh)
+        }
+        Source::Checkpoint(dir) => {
+            let reader = CheckpointReader::open(&dir)?;
+            let state = match config.init.load {
+                InitLoad::Weights => {
+                    load_weights(engine, &reader.weights)?;
+                    fresh
+                }
+                InitLoad::WeightsOptimizer => {
+                    load_checkpoint(engine, &reader)?;
+                    TrainerState { num_updates: reader.trainer.num_updates, ..fresh }
+                }
+                InitLoad::All => {
+                    check_steps_left(config, from, reader.trainer.step)?;
+                    load_checkpoint(engine, &reader)?;
+                    TrainerState { seed: config.run.seed, ..reader.trainer }
+                }
+            };
+            set_scalars(engine, &state)?;
+            Ok(state)
+        }
+    }
+}
+
+/// `init.load = "all"` goes on after the step of the checkpoint, so there must be a step after it.
+fn check_steps_left(config: &Config, from: &Path, step: u64) -> Result<()> {
+    let total = config.training.steps;
+    if step < total {
+        return Ok(());
+    }
+    Err(Error::input(format!(
+        "init.load = \"all\" goes on after step {step} of init.from = {}, but training has {total} steps; hint: \
+         more training.steps, or init.load = \"weights+optimizer\"",
+        from.display()
+    )))
+}
+
+/// Everything as it was when the checkpoint was taken.
+pub(super) fn resume(engine: &mut dyn Engine, dir: &Path, seed: u64) -> Result<TrainerState> {
+    let reader = CheckpointReader::open(dir)?;
+    load_checkpoint(engine, &reader)?;
+    let state = TrainerState { seed, ..reader.trainer };
+    set_scalars(engine, &state)?;
+    Ok(state)
+}
+
+fn load_weights(engine: &mut dyn Engine, folder: &HfFolder) -> Result<()> {
+    load_part(engine, Part::Master, &folder.tensors, "")
+}
+
+fn load_checkpoint(engine: &mut dyn Engine, reader: &CheckpointReader) -> Result<()> {
+    for (part, prefix) in OPTIMIZER_PARTS {
+        load_part(engine, part, &reader.optimizer, &format!("{prefix}."))?;
+    }
+    Ok(())
+}
+
+/// Elements that are read at once: bounds the host memory of a start.
+const READ_ELEMENTS: usize = 16 << 20;
+
+fn load_part(engine: &mut dyn Engine, part: Part, tensors: &TensorSet, prefix: &str) -> Result<()> {
+    let (model, sharding) = (engine.model().clone(), engine.sharding());
+    let mut values = Vec::new();
+    for piece in pieces(&model, sharding) {
+        let name = format!("{prefix}{}", piece.param.name);
+        tensors.check_shape(&name, &piece.param.shape)?;
+        for start in (0..piece.len).step_by(READ_ELEMENTS) {
+            let piece = piece.part(start, READ_ELEMENTS.min(piece.len - start));
+            values.resize(piece.len, 0.0);
+            tensors.read_range(&name, piece.start..piece.start + piece.len, &mut values)?;
+            engine.write_piece(&piece, part, &values)?;
+        }
+    }
+    Ok(())
+}
+
+/// The state that the device keeps from step to step.
+fn set_scalars(engine: &mut dyn Engine, state: &TrainerState) -> Result<()> {
+    engine.set_scalars(&StepScalars {
+        num_updates: state.num_updates as u32,
+        skipped_total: state.skipped_total as u32,
+        skipped_in_row: state.skipped_in_row as u32,
+        first_skipped_step: (state.step + 1 - state.skipped_in_row) as u32,
+        ..StepScalars::default()
+    })
+}

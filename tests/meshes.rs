@@ -1,0 +1,99 @@
+//! Any mesh, one result: losses, gradients and weights of every mesh against those of one rank.
+
+mod support {
+    pub(crate) mod mesh;
+}
+
+use support::mesh::{Computed, Spread, distance, fixture, train};
+use tisserand_kernels::DType;
+use tisserand_runtime::model::block::Recompute;
+
+const STEPS: usize = 20;
+
+/// Sums of a step in another order differ by roundings of f32, and AdamW divides by the root of the second moment,
+/// which makes small gradients count like large ones. Bounds by measurement, with a factor of about 4 in hand:
+/// relative for losses, relative L2 of the worst tensor for the others.
+const LOSS: f64 = 2e-5;
+const GRADIENT: f64 = 1e-5;
+const WEIGHTS: f64 = 1e-3;
+
+/// Asserts that a run is another one within the bounds; the distances.
+fn assert_close(what: &str, got: &Computed, want: &Computed) -> [f64; 3] {
+    let relative = |a: f32, b: f32| f64::from((a - b).abs() / b.abs());
+    let losses = got.losses.iter().zip(&want.losses);
+    let loss = losses.map(|(a, b)| relative(a[0], b[0])).fold(0.0, f64::max);
+    let (gradient, of) = distance(&got.gradients, &want.gradients);
+    let (weights, at) = distance(&got.weights, &want.weights);
+    assert!(loss <= LOSS, "{what}: loss {loss:.2e}");
+    assert!(gradient <= GRADIENT, "{what}: gradient of {of} {gradient:.2e}");
+    assert!(weights <= WEIGHTS, "{what}: weights of {at} {weights:.2e}");
+    [loss, gradient, weights]
+}
+
+/// Every data-parallel mesh of up to eight ranks.
+fn data_parallel() -> Vec<[usize; 2]> {
+    let sizes = [1, 2, 4, 8];
+    let all = sizes.iter().flat_map(|&r| sizes.iter().map(move |&s| [r, s]));
+    all.filter(|[r, s]| r * s <= 8).collect()
+}
+
+#[test]
+fn data_parallel_meshes_agree_with_one_rank() {
+    let folder = fixture("llama-tiny");
+    let (one, _) = train(&folder, Spread::one(), STEPS);
+    let mut worst = [0.0_f64; 3];
+    for [replicate, shard] in data_parallel() {
+        for zero in 0..4 {
+            // A covering set: each mesh with one mode of recomputation, each mode with each stage.
+            let modes = [Recompute::None, Recompute::Selective, Recompute::Full];
+            let recompute = modes[(replicate + shard + zero as usize) % 3];
+            let spread = Spread { recompute, ..Spread::one().mesh(replicate, shard, 1, zero) };
+            let (got, seen) = train(&folder, spread, STEPS);
+            let distances = assert_close(&format!("{spread:?}"), &got, &one);
+            worst = std::array::from_fn(|i| worst[i].max(distances[i]));
+            for rank in seen {
+                assert_eq!(rank.memory.peak, rank.plan.peak, "{spread:?}");
+                assert_eq!(rank.memory.high_water_bytes, rank.plan.arena_bytes, "{spread:?}");
+                assert_eq!(rank.traffic, rank.plan.traffic, "{spread:?}");
+            }
+        }
+    }
+    println!("worst distances of losses, gradients, weights: {worst:.2e?}");
+}
+
+#[test]
+fn mesh_invariant_runs_are_bit_equal() {
+    for name in ["llama-tiny", "qwen2-window-tied"] {
+        let folder = fixture(name);
+        let one = Spread { mesh_invariant: true, ..Spread::one() };
+        let (want, _) = train(&folder, one, 5);
+        let (plain, _) = train(&folder, Spread::one(), 5);
+        assert_close("invariant beside plain", &want, &plain);
+        for [replicate, shard] in data_parallel() {
+            for zero in 0..4 {
+                let modes = [Recompute::None, Recompute::Selective, Recompute::Full];
+                let recompute = modes[(replicate + shard + zero as usize) % 3];
+                let spread = Spread { recompute, ..one.mesh(replicate, shard, 1, zero) };
+                let (got, seen) = train(&folder, spread, 5);
+                assert!(got == want, "{name} {spread:?}: {:?} and {:?}", got.losses, want.losses);
+                assert_eq!(seen[0].memory.peak, seen[0].plan.peak, "{spread:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_may_travel_in_bf16() {
+    let folder = fixture("llama-tiny");
+    let (one, _) = train(&folder, Spread::one(), STEPS);
+    for (replicate, shard, zero) in [(1, 2, 0), (2, 2, 1), (2, 2, 2), (1, 4, 3), (2, 1, 0)] {
+        let spread = Spread { reduce: DType::Bf16, ..Spread::one().mesh(replicate, shard, 1, zero) };
+        let (got, seen) = train(&folder, spread, STEPS);
+        let (gradient, _) = distance(&got.gradients, &one.gradients);
+        assert!((1e-5..8e-3).contains(&gradient), "{spread:?}: {gradient:.2e}");
+        let loss = (got.losses[STEPS - 1][0] / one.losses[STEPS - 1][0] - 1.0).abs();
+        assert!(loss < 2e-2, "{spread:?}: {loss:.2e}");
+        assert_eq!(seen[0].memory.peak, seen[0].plan.peak, "{spread:?}");
+        assert_eq!(seen[0].traffic, seen[0].plan.traffic, "{spread:?}");
+    }
+}
