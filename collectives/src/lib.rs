@@ -19,7 +19,7 @@ mod single;
 
 pub use audit::{Audit, Collective, Traffic};
 pub use communicator::{Call, CommError, Communicator, ReduceOp};
-pub use control::{Alone, Channel, ControlPlane, Failure, Progress};
+pub use control::{Alone, Channel, ControlPlane, Failure, Memory, Progress, Tcp};
 pub use mesh::{Axis, Mesh};
 pub use pending::{Completion, Pending};
 pub use placement::Placement;
