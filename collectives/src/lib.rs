@@ -24,7 +24,7 @@ pub mod threads;
 pub use audit::{Audit, Collective, Traffic};
 pub use axes::Axes;
 pub use communicator::{Call, CommError, Communicator, ReduceOp};
-pub use control::{Alone, Channel, ControlPlane, Failure, Progress};
+pub use control::{Alone, Channel, ControlPlane, Failure, Memory, Progress, Tcp};
 pub use imagined::Imagined;
 pub use mesh::{Axis, Mesh};
 pub use pending::{Completion, Pending};

@@ -4,12 +4,15 @@
 //! - [`commands`]: one file per command.
 //! - [`world`]: the ranks of a run; [`device`]: the one `match` that chooses a device.
 //! - [`mod@env`]: the only place that reads the environment; [`signals`]: the only one that handles signals.
+//! - [`ranks`]: which rank this process is, as its launcher says; [`hostlist`]: Slurm's lists of hosts.
 
 pub mod cli;
 pub mod commands;
 pub mod device;
 pub mod env;
+pub mod hostlist;
 pub mod output;
+pub mod ranks;
 pub mod signals;
 pub mod world;
 

@@ -3,14 +3,37 @@
 //! It is there before MPI or NCCL start and outlives their failure. It carries token counts, agreement to
 //! stop, votes on checkpoints, what each rank is doing ([`Progress`]), and the news that a rank has died
 //! ([`Failure`]), upon which every call on every rank returns that failure and nobody waits any more.
+//!
+//! - [`ControlPlane`]: what a rank sees of it. [`Alone`]: one rank; [`Memory`]: ranks that are threads of one
+//!   process; [`Tcp`]: processes, on one machine or many, which meet by a [`Rendezvous`].
+//! - `rounds` counts who has called, `hub` tells the ranks what came of it, `inbox` is where a rank waits,
+//!   `board` keeps what each rank was doing, `member` is what `Memory` and `Tcp` have in common.
 
 mod alone;
+mod board;
 pub mod failure;
+mod host;
+mod hub;
+mod inbox;
+mod member;
+mod memory;
 pub mod progress;
+mod rounds;
+mod tcp;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use alone::Alone;
 pub use failure::Failure;
+pub use host::host_name;
+pub use memory::Memory;
 pub use progress::{Activity, CollectiveActivity, Progress, RankReport, table};
+pub use tcp::{Listener, Rendezvous, Secret, Tcp};
+
+/// A thread that panicked with the lock in its hands must not take the news of its death with it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Rounds of different channels overtake each other; those of one channel are met by all ranks in the same
 /// order.
@@ -74,7 +97,7 @@ pub trait ControlPlane: Send + Sync {
     fn on_failure(&self, hook: Box<dyn FnOnce(&Failure) + Send>);
 
     /// After a failure: what each rank was doing last, if it falls to this rank to say so. Exactly one
-    /// surviving rank gets an answer.
+    /// surviving rank gets an answer, once. May wait a second for what others have to say.
     fn report(&self) -> Option<Vec<RankReport>>;
 
     /// The sum of every rank's `value`.

@@ -55,8 +55,13 @@ impl Progress {
 
     /// The newest note, and the seconds since.
     pub fn read(&self) -> (Activity, f64) {
-        let shared = self.lock();
-        (shared.0.clone(), shared.1.elapsed().as_secs_f64())
+        let (activity, noted) = self.snapshot();
+        (activity, noted.elapsed().as_secs_f64())
+    }
+
+    /// The newest note, and when it was made.
+    pub(super) fn snapshot(&self) -> (Activity, Instant) {
+        self.lock().clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, (Activity, Instant)> {

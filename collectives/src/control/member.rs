@@ -1,0 +1,140 @@
+//! What [`Memory`](super::Memory) and [`Tcp`](super::Tcp) have in common: a rank that numbers its calls, brings
+//! them to the hub, and waits at its inbox.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::inbox::{Hook, Inbox, run};
+use super::rounds::{Call, Key, Outcome};
+use super::{Channel, Combine, ControlPlane, Failure, Progress, RankReport};
+
+/// How long a rank that fails waits to hear from the hub whose failure was the first.
+const ECHO: Duration = Duration::from_secs(2);
+
+/// The way from a rank to the hub. Nothing here waits for other ranks, except `report` and `leave`, which
+/// bound their waiting.
+pub(super) trait Route: Send + Sync {
+    fn deposit(&self, key: Key, call: Call);
+    fn fail(&self, failure: Failure);
+    fn report(&self) -> Option<Vec<RankReport>>;
+    fn leave(&self);
+}
+
+/// One rank's part.
+pub(super) struct Member {
+    rank: usize,
+    world_size: usize,
+    inbox: Arc<Inbox>,
+    progress: Progress,
+    /// The number of the next round, by channel.
+    next: [AtomicU64; 3],
+    route: Arc<dyn Route>,
+}
+
+impl Member {
+    pub(super) fn new(
+        rank: usize,
+        world_size: usize,
+        inbox: Arc<Inbox>,
+        progress: Progress,
+        route: Arc<dyn Route>,
+    ) -> Self {
+        Member { rank, world_size, inbox, progress, next: Default::default(), route }
+    }
+
+    fn call(&self, channel: Channel, call: Call) -> Result<Outcome, Failure> {
+        if let Some(failure) = self.inbox.failure() {
+            return Err(failure);
+        }
+        let sequence = self.next[channel as usize].fetch_add(1, Ordering::Relaxed);
+        let key = Key { channel, sequence };
+        self.route.deposit(key, call);
+        self.inbox.wait(key)
+    }
+
+    /// The answer to another call: only a broken peer sends it.
+    fn unexpected(&self, what: &str) -> Failure {
+        let failure = Failure::fault(0, format!("answered {what} of rank {} with something else", self.rank));
+        self.fail(failure.clone());
+        failure
+    }
+
+    fn fail(&self, failure: Failure) {
+        if self.inbox.failure().is_some() {
+            return;
+        }
+        self.route.fail(failure.clone());
+        // The hub decides which failure was the first, so that all ranks name the same.
+        self.inbox.wait_for_failure(ECHO);
+        run(self.inbox.trip(&failure), &failure);
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.fail(Failure::fault(self.rank, "died: panicked"));
+        }
+        self.route.leave();
+    }
+}
+
+/// Whoever has a [`Member`] is a control plane.
+pub(super) trait Joined: Send + Sync {
+    fn member(&self) -> &Member;
+}
+
+impl<T: Joined> ControlPlane for T {
+    fn rank(&self) -> usize {
+        self.member().rank
+    }
+
+    fn world_size(&self) -> usize {
+        self.member().world_size
+    }
+
+    fn reduce(&self, channel: Channel, combine: Combine, words: &[u64]) -> Result<Vec<u64>, Failure> {
+        match self.member().call(channel, Call::Reduce { combine, words: words.to_vec() })? {
+            Outcome::Words(combined) if combined.len() == words.len() => Ok(combined),
+            _ => Err(self.member().unexpected("a reduce")),
+        }
+    }
+
+    fn gather(&self, channel: Channel, bytes: Vec<u8>) -> Result<Option<Vec<Vec<u8>>>, Failure> {
+        match self.member().call(channel, Call::Gather(bytes))? {
+            Outcome::Gathered(all) => Ok(Some(all)),
+            Outcome::Nothing => Ok(None),
+            _ => Err(self.member().unexpected("a gather")),
+        }
+    }
+
+    fn broadcast(&self, channel: Channel, bytes: Vec<u8>) -> Result<Vec<u8>, Failure> {
+        // Others' bytes are not looked at, so they need not travel.
+        let bytes = if self.member().rank == 0 { bytes } else { Vec::new() };
+        match self.member().call(channel, Call::Broadcast(bytes))? {
+            Outcome::Bytes(bytes) => Ok(bytes),
+            _ => Err(self.member().unexpected("a broadcast")),
+        }
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.member().progress
+    }
+
+    fn fail(&self, failure: Failure) {
+        self.member().fail(failure);
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        self.member().inbox.failure()
+    }
+
+    fn on_failure(&self, hook: Hook) {
+        self.member().inbox.on_failure(hook);
+    }
+
+    fn report(&self) -> Option<Vec<RankReport>> {
+        self.member().route.report()
+    }
+}
