@@ -354,12 +354,12 @@ fn losses<D: Device>(inputs: &mut Inputs<'_, D>, cases: &mut Vec<Case<D>>) -> Re
     let (tokens, table) = (inputs.tokens()?, inputs.normal(VOCAB * HIDDEN)?);
     let mut y = inputs.normal(TOKENS * HIDDEN)?;
     case(cases, "embedding::forward", move |ctx| {
-        embedding::forward(ctx, tokens.view([TOKENS]), table.view(table_grid), y.view_mut(grid))
+        embedding::forward(ctx, 0, tokens.view([TOKENS]), table.view(table_grid), y.view_mut(grid))
     });
     let (tokens, dy) = (inputs.tokens()?, inputs.normal(TOKENS * HIDDEN)?);
     let mut dtable = inputs.normal(VOCAB * HIDDEN)?;
     case(cases, "embedding::backward", move |ctx| {
-        embedding::backward(ctx, tokens.view([TOKENS]), dy.view(grid), dtable.view_mut(table_grid))
+        embedding::backward(ctx, 0, tokens.view([TOKENS]), dy.view(grid), dtable.view_mut(table_grid))
     });
     let params = CrossEntropyParams { z_loss: 0.0 };
     let labels: Vec<i32> = (0..TOKENS as i32).map(|i| (i * 31) % VOCAB as i32).collect();
