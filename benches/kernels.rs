@@ -17,7 +17,7 @@ use pulp::{Simd, WithSimd};
 use reference::{HEAD_DIM, HEADS, HIDDEN, INTERMEDIATE, KV_HEADS, SEQ, TOKENS, VOCAB};
 use tisserand_kernels::ops::adamw::{self, AdamwParams};
 use tisserand_kernels::ops::attention::{self, AttentionShape};
-use tisserand_kernels::ops::cross_entropy::{self, CrossEntropyParams};
+use tisserand_kernels::ops::cross_entropy::{self, CrossEntropyParams, Whole};
 use tisserand_kernels::ops::philox::{self, NormalParams};
 use tisserand_kernels::ops::rope::{self, RopeScaling, Turn};
 use tisserand_kernels::ops::step_scalars::{self, StepScalars};
@@ -367,7 +367,8 @@ fn losses<D: Device>(inputs: &mut Inputs<'_, D>, cases: &mut Vec<Case<D>>) -> Re
     let (targets, mut losses) = (inputs.values(&labels)?, inputs.normal(2 * TOKENS)?);
     case(cases, "cross_entropy::linear_forward", move |ctx| {
         let (x, w, targets) = (x.view(grid), w.view(table_grid), targets.view([TOKENS]));
-        cross_entropy::linear_forward(ctx, &params, x, w, targets, losses.view_mut([2, TOKENS]))
+        let losses = losses.view_mut([2, TOKENS]);
+        cross_entropy::linear_forward(ctx, &params, VOCAB, &mut Whole, x, w, targets, losses)
     });
     let (x, w) = (inputs.normal(TOKENS * HIDDEN)?, inputs.normal(VOCAB * HIDDEN)?);
     let (mut dx, mut dw) = (inputs.normal(TOKENS * HIDDEN)?, inputs.normal(VOCAB * HIDDEN)?);
@@ -376,7 +377,10 @@ fn losses<D: Device>(inputs: &mut Inputs<'_, D>, cases: &mut Vec<Case<D>>) -> Re
     case(cases, "cross_entropy::linear_forward_backward", move |ctx| {
         let (x, w, targets) = (x.view(grid), w.view(table_grid), targets.view([TOKENS]));
         let (losses, dx, dw) = (losses.view_mut([2, TOKENS]), dx.view_mut(grid), dw.view_mut(table_grid));
-        cross_entropy::linear_forward_backward(ctx, &params, x, w, targets, scale.view([1]), losses, dx, dw)
+        let (whole, scale) = (&mut Whole, scale.view([1]));
+        cross_entropy::linear_forward_backward(
+            ctx, &params, VOCAB, whole, x, w, targets, scale, losses, dx, dw,
+        )
     });
     Ok(())
 }
