@@ -18,7 +18,7 @@ use reference::{HEAD_DIM, HEADS, HIDDEN, INTERMEDIATE, KV_HEADS, SEQ, TOKENS, VO
 use tisserand_kernels::ops::adamw::{self, AdamwParams};
 use tisserand_kernels::ops::attention::{self, AttentionShape};
 use tisserand_kernels::ops::cross_entropy::{self, CrossEntropyParams, Whole};
-use tisserand_kernels::ops::philox::{self, NormalParams};
+use tisserand_kernels::ops::philox::{self, GlobalIndex, NormalParams};
 use tisserand_kernels::ops::rope::{self, RopeScaling, Turn};
 use tisserand_kernels::ops::step_scalars::{self, StepScalars};
 use tisserand_kernels::ops::{CHUNK, Write, elementwise, embedding, gemm, grad_norm, rms_norm, swiglu};
@@ -32,6 +32,9 @@ struct Case<D: Device> {
     name: String,
     run: Run<D>,
 }
+
+/// The elements of whole tensors.
+const WHOLE: GlobalIndex = GlobalIndex::contiguous(0);
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {
     let (threads, only) = options()?;
@@ -176,7 +179,7 @@ impl<D: Device> Inputs<'_, D> {
     fn normal(&mut self, len: usize) -> Result<Block<D>> {
         self.made += 1;
         let mut block = self.ctx.arena.block(Class::Activations, DType::F32, len)?;
-        let params = NormalParams { seed: 1, tensor_key: self.made, first_index: 0, std: 1.0, mean: 0.0 };
+        let params = NormalParams { seed: 1, tensor_key: self.made, index: WHOLE, std: 1.0, mean: 0.0 };
         philox::normal(self.ctx, &params, block.view_mut([len]))?;
         Ok(block)
     }
@@ -437,7 +440,7 @@ fn updates<D: Device>(inputs: &mut Inputs<'_, D>, cases: &mut Vec<Case<D>>) -> R
         update: 1,
         ..StepScalars::default()
     };
-    let params = AdamwParams { lr_scale: 1.0, eps: 1e-8, weight_decay: 0.1, tensor_key: 1, first_index: 0 };
+    let params = AdamwParams { lr_scale: 1.0, eps: 1e-8, weight_decay: 0.1, tensor_key: 1, index: WHOLE };
     let (scalars, grad) = (inputs.values(&scalars.to_words())?, inputs.normal(LEN)?);
     let (mut master, mut weights) = (inputs.normal(LEN)?, inputs.normal(LEN)?);
     let (mut m, mut v) = (inputs.values(&vec![0.0_f32; LEN])?, inputs.values(&vec![0.0_f32; LEN])?);
@@ -447,7 +450,7 @@ fn updates<D: Device>(inputs: &mut Inputs<'_, D>, cases: &mut Vec<Case<D>>) -> R
         adamw::update(ctx, &params, scalars, grad, master, m, v, weights)
     });
     let mut x = inputs.normal(LEN)?;
-    let normal = NormalParams { seed: 1, tensor_key: 1, first_index: 0, std: 1.0, mean: 0.0 };
+    let normal = NormalParams { seed: 1, tensor_key: 1, index: WHOLE, std: 1.0, mean: 0.0 };
     case(cases, "philox::normal", move |ctx| philox::normal(ctx, &normal, x.view_mut([LEN])));
     Ok(())
 }
