@@ -17,8 +17,8 @@ use pulp::{Simd, WithSimd};
 use reference::{HEAD_DIM, HEADS, HIDDEN, INTERMEDIATE, KV_HEADS, SEQ, TOKENS, VOCAB};
 use tisserand_kernels::ops::adamw::{self, AdamwParams};
 use tisserand_kernels::ops::attention::{self, AttentionShape};
-use tisserand_kernels::ops::cross_entropy::{self, CrossEntropyParams};
-use tisserand_kernels::ops::philox::{self, NormalParams};
+use tisserand_kernels::ops::cross_entropy::{self, CrossEntropyParams, Whole};
+use tisserand_kernels::ops::philox::{self, GlobalIndex, NormalParams};
 use tisserand_kernels::ops::rope::{self, RopeScaling, Turn};
 use tisserand_kernels::ops::step_scalars::{self, StepScalars};
 use tisserand_kernels::ops::{CHUNK, Write, elementwise, embedding, gemm, grad_norm, rms_norm, swiglu};
@@ -32,6 +32,9 @@ struct Case<D: Device> {
     name: String,
     run: Run<D>,
 }
+
+/// The elements of whole tensors.
+const WHOLE: GlobalIndex = GlobalIndex::contiguous(0);
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {
     let (threads, only) = options()?;
@@ -176,7 +179,7 @@ impl<D: Device> Inputs<'_, D> {
     fn normal(&mut self, len: usize) -> Result<Block<D>> {
         self.made += 1;
         let mut block = self.ctx.arena.block(Class::Activations, DType::F32, len)?;
-        let params = NormalParams { seed: 1, tensor_key: self.made, first_index: 0, std: 1.0, mean: 0.0 };
+        let params = NormalParams { seed: 1, tensor_key: self.made, index: WHOLE, std: 1.0, mean: 0.0 };
         philox::normal(self.ctx, &params, block.view_mut([len]))?;
         Ok(block)
     }
@@ -354,12 +357,12 @@ fn losses<D: Device>(inputs: &mut Inputs<'_, D>, cases: &mut Vec<Case<D>>) -> Re
     let (tokens, table) = (inputs.tokens()?, inputs.normal(VOCAB * HIDDEN)?);
     let mut y = inputs.normal(TOKENS * HIDDEN)?;
     case(cases, "embedding::forward", move |ctx| {
-        embedding::forward(ctx, tokens.view([TOKENS]), table.view(table_grid), y.view_mut(grid))
+        embedding::forward(ctx, 0, tokens.view([TOKENS]), table.view(table_grid), y.view_mut(grid))
     });
     let (tokens, dy) = (inputs.tokens()?, inputs.normal(TOKENS * HIDDEN)?);
     let mut dtable = inputs.normal(VOCAB * HIDDEN)?;
     case(cases, "embedding::backward", move |ctx| {
-        embedding::backward(ctx, tokens.view([TOKENS]), dy.view(grid), dtable.view_mut(table_grid))
+        embedding::backward(ctx, 0, tokens.view([TOKENS]), dy.view(grid), dtable.view_mut(table_grid))
     });
     let params = CrossEntropyParams { z_loss: 0.0 };
     let labels: Vec<i32> = (0..TOKENS as i32).map(|i| (i * 31) % VOCAB as i32).collect();
@@ -367,7 +370,8 @@ fn losses<D: Device>(inputs: &mut Inputs<'_, D>, cases: &mut Vec<Case<D>>) -> Re
     let (targets, mut losses) = (inputs.values(&labels)?, inputs.normal(2 * TOKENS)?);
     case(cases, "cross_entropy::linear_forward", move |ctx| {
         let (x, w, targets) = (x.view(grid), w.view(table_grid), targets.view([TOKENS]));
-        cross_entropy::linear_forward(ctx, &params, x, w, targets, losses.view_mut([2, TOKENS]))
+        let losses = losses.view_mut([2, TOKENS]);
+        cross_entropy::linear_forward(ctx, &params, VOCAB, &mut Whole, x, w, targets, losses)
     });
     let (x, w) = (inputs.normal(TOKENS * HIDDEN)?, inputs.normal(VOCAB * HIDDEN)?);
     let (mut dx, mut dw) = (inputs.normal(TOKENS * HIDDEN)?, inputs.normal(VOCAB * HIDDEN)?);
@@ -376,7 +380,10 @@ fn losses<D: Device>(inputs: &mut Inputs<'_, D>, cases: &mut Vec<Case<D>>) -> Re
     case(cases, "cross_entropy::linear_forward_backward", move |ctx| {
         let (x, w, targets) = (x.view(grid), w.view(table_grid), targets.view([TOKENS]));
         let (losses, dx, dw) = (losses.view_mut([2, TOKENS]), dx.view_mut(grid), dw.view_mut(table_grid));
-        cross_entropy::linear_forward_backward(ctx, &params, x, w, targets, scale.view([1]), losses, dx, dw)
+        let (whole, scale) = (&mut Whole, scale.view([1]));
+        cross_entropy::linear_forward_backward(
+            ctx, &params, VOCAB, whole, x, w, targets, scale, losses, dx, dw,
+        )
     });
     Ok(())
 }
@@ -433,7 +440,7 @@ fn updates<D: Device>(inputs: &mut Inputs<'_, D>, cases: &mut Vec<Case<D>>) -> R
         update: 1,
         ..StepScalars::default()
     };
-    let params = AdamwParams { lr_scale: 1.0, eps: 1e-8, weight_decay: 0.1, tensor_key: 1, first_index: 0 };
+    let params = AdamwParams { lr_scale: 1.0, eps: 1e-8, weight_decay: 0.1, tensor_key: 1, index: WHOLE };
     let (scalars, grad) = (inputs.values(&scalars.to_words())?, inputs.normal(LEN)?);
     let (mut master, mut weights) = (inputs.normal(LEN)?, inputs.normal(LEN)?);
     let (mut m, mut v) = (inputs.values(&vec![0.0_f32; LEN])?, inputs.values(&vec![0.0_f32; LEN])?);
@@ -443,7 +450,7 @@ fn updates<D: Device>(inputs: &mut Inputs<'_, D>, cases: &mut Vec<Case<D>>) -> R
         adamw::update(ctx, &params, scalars, grad, master, m, v, weights)
     });
     let mut x = inputs.normal(LEN)?;
-    let normal = NormalParams { seed: 1, tensor_key: 1, first_index: 0, std: 1.0, mean: 0.0 };
+    let normal = NormalParams { seed: 1, tensor_key: 1, index: WHOLE, std: 1.0, mean: 0.0 };
     case(cases, "philox::normal", move |ctx| philox::normal(ctx, &normal, x.view_mut([LEN])));
     Ok(())
 }

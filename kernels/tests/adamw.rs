@@ -2,7 +2,7 @@
 
 use bytemuck::Zeroable;
 use tisserand_kernels::ops::adamw::{self, AdamwParams, reference};
-use tisserand_kernels::ops::philox;
+use tisserand_kernels::ops::philox::{self, GlobalIndex};
 use tisserand_kernels::ops::step_scalars::{StepScalars, WORDS};
 use tisserand_kernels::testing::{
     assert_close, bits, download, normal_f64, poisoned, rms, tolerance, upload, upload_as,
@@ -18,7 +18,7 @@ fn context(threads: usize) -> Context<Cpu> {
 
 fn params() -> AdamwParams {
     let tensor_key = philox::tensor_key("model.embed_tokens.weight");
-    AdamwParams { lr_scale: 0.5, eps: 1e-8, weight_decay: 0.1, tensor_key, first_index: 0 }
+    AdamwParams { lr_scale: 0.5, eps: 1e-8, weight_decay: 0.1, tensor_key, index: GlobalIndex::contiguous(0) }
 }
 
 /// Scalars of an update after `updates - 1` others, with gradients scaled down.
@@ -85,7 +85,7 @@ impl State {
         range: std::ops::Range<usize>,
     ) {
         let (start, len) = (range.start, range.len());
-        let params = AdamwParams { first_index: start as u64, ..params() };
+        let params = AdamwParams { index: GlobalIndex::contiguous(start as u64), ..params() };
         let (scalars, grad) = (upload(ctx, &scalars.to_words()), upload_as(ctx, DType::F32, grad));
         adamw::update(
             ctx,

@@ -1,7 +1,7 @@
 //! The generator against published vectors; normal numbers against their definition and distribution.
 
 use tisserand_kernels::math::reference::upper_tail;
-use tisserand_kernels::ops::philox::{self, NormalParams, philox4x32, reference};
+use tisserand_kernels::ops::philox::{self, GlobalIndex, NormalParams, philox4x32, reference};
 use tisserand_kernels::testing::{bits, download, poisoned};
 use tisserand_kernels::{Block, Context, Cpu, DType};
 
@@ -9,9 +9,15 @@ fn context(threads: usize) -> Context<Cpu> {
     Context::new(Cpu::new(threads).unwrap(), 64 << 20).unwrap()
 }
 
-fn params(first_index: u64) -> NormalParams {
+fn params(first: u64) -> NormalParams {
     let tensor_key = philox::tensor_key("model.layers.0.mlp.up_proj.weight");
-    NormalParams { seed: 0x1234_5678_9abc_def0, tensor_key, first_index, std: 1.0, mean: 0.0 }
+    NormalParams {
+        seed: 0x1234_5678_9abc_def0,
+        tensor_key,
+        index: GlobalIndex::contiguous(first),
+        std: 1.0,
+        mean: 0.0,
+    }
 }
 
 fn normal(ctx: &Context<Cpu>, params: &NormalParams, len: usize) -> Block<Cpu> {

@@ -7,7 +7,7 @@ use super::philox::RoundingNoise;
 use super::{Cpu, ELEMENTS_PER_TASK, vectorize};
 use crate::ops::CHUNK;
 use crate::ops::adamw::{AdamwKernels, AdamwParams, Coefficients, rounding_keys};
-use crate::ops::philox::round_stochastic;
+use crate::ops::philox::{GlobalIndex, round_stochastic};
 use crate::ops::step_scalars::StepScalars;
 use crate::{Float, Result, TensorMut, TensorRef, match_float};
 
@@ -31,11 +31,11 @@ impl AdamwKernels for Cpu {
             keys: rounding_keys(scalars),
             tensor_key: params.tensor_key,
         };
-        let (first_index, grad) = (params.first_index, grad.as_slice::<f32>());
+        let (index, grad) = (params.index, grad.as_slice::<f32>());
         match_float!(master.dtype(), P => match_float!(m.dtype(), S => match_float!(weights.dtype(), W => {
             let (master, weights) = (master.into_slice::<P>(), weights.into_slice::<W>());
             let elements = Elements { grad, master, m: m.into_slice::<S>(), v: v.into_slice::<S>(), weights };
-            self.run(|| update.run(first_index, elements));
+            self.run(|| update.run(index, elements));
         })));
         Ok(())
     }
@@ -82,15 +82,15 @@ struct Update {
 }
 
 impl Update {
-    fn run<P: Stored, S: Stored, W: Float>(&self, first_index: u64, elements: Elements<'_, P, S, W>) {
+    fn run<P: Stored, S: Stored, W: Float>(&self, index: GlobalIndex, elements: Elements<'_, P, S, W>) {
         const LEN: usize = ELEMENTS_PER_TASK;
         let Elements { grad, master, m, v, weights } = elements;
         let moments = m.par_chunks_mut(LEN).zip(v.par_chunks_mut(LEN));
         let copies = master.par_chunks_mut(LEN).zip(weights.par_chunks_mut(LEN));
         grad.par_chunks(LEN).zip(moments).zip(copies).enumerate().for_each(
             |(task, ((grad, (m, v)), (master, weights)))| {
-                let first_index = first_index + (task * LEN) as u64;
-                vectorize!(update_task(self, first_index, grad, master, m, v, weights));
+                let index = index.advance(task * LEN);
+                vectorize!(update_task(self, index, grad, master, m, v, weights));
             },
         );
     }
@@ -99,29 +99,32 @@ impl Update {
 #[inline(always)]
 fn update_task<P: Stored, S: Stored, W: Float>(
     update: &Update,
-    first_index: u64,
+    index: GlobalIndex,
     grad: &[f32],
     master: &mut [P],
     m: &mut [S],
     v: &mut [S],
     weights: &mut [W],
 ) {
-    let mut index = first_index;
     let mut noise = [(); 3].map(|()| RoundingNoise::new());
     let rounds = [P::ROUNDS, S::ROUNDS, S::ROUNDS];
-    let copies = master.chunks_mut(CHUNK).zip(weights.chunks_mut(CHUNK));
-    let moments = m.chunks_mut(CHUNK).zip(v.chunks_mut(CHUNK));
-    for ((grad, (m, v)), (master, weights)) in grad.chunks(CHUNK).zip(moments).zip(copies) {
-        let len = grad.len();
+    // Where nothing is rounded, no element's place matters, and rows need not be done one by one.
+    let mut index = if rounds.contains(&true) { index } else { GlobalIndex::contiguous(0) };
+    let mut start = 0;
+    while start < grad.len() {
+        let (first_index, len) = index.next_run(CHUNK.min(grad.len() - start));
         for ((noise, key), rounds) in noise.iter_mut().zip(update.keys).zip(rounds) {
             if rounds {
-                noise.refill(key, update.tensor_key, index, len);
+                noise.refill(key, update.tensor_key, first_index, len);
             }
         }
         let [master_noise, m_noise, v_noise] = &noise;
         let noise = [master_noise.elements(len), m_noise.elements(len), v_noise.elements(len)];
+        let run = start..start + len;
+        let (master, m, v) = (&mut master[run.clone()], &mut m[run.clone()], &mut v[run.clone()]);
+        let (grad, weights) = (&grad[run.clone()], &mut weights[run]);
         update_chunk(&update.coefficients, grad, master, m, v, weights, noise);
-        index += len as u64;
+        start += len;
     }
 }
 

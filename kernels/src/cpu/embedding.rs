@@ -15,7 +15,7 @@ impl EmbeddingKernels for Cpu {
         table: TensorRef<'_, Self>,
         out: TensorMut<'_, Self>,
     ) -> Result<()> {
-        let tokens = checked_tokens(shape, tokens);
+        let tokens = tokens.as_slice::<u32>();
         match_float!(table.dtype(), W => match_float!(out.dtype(), X => {
             let (table, out) = (table.as_slice::<W>(), out.into_slice::<X>());
             self.run(|| forward(shape, tokens, table, out));
@@ -30,25 +30,13 @@ impl EmbeddingKernels for Cpu {
         dout: TensorRef<'_, Self>,
         dtable: TensorMut<'_, Self>,
     ) -> Result<()> {
-        let tokens = checked_tokens(shape, tokens);
+        let tokens = tokens.as_slice::<u32>();
         match_float!(dout.dtype(), X => {
             let (dout, dtable) = (dout.as_slice::<X>(), dtable.into_slice::<f32>());
             self.run(|| backward(shape, tokens, dout, dtable));
         });
         Ok(())
     }
-}
-
-/// The tokens, all of them rows of the table: the op's precondition.
-fn checked_tokens<'a>(shape: EmbeddingShape, tokens: TensorRef<'a, Cpu>) -> &'a [u32] {
-    let tokens = tokens.as_slice::<u32>();
-    if let Some(position) = tokens.iter().position(|&token| token as usize >= shape.vocab_size) {
-        panic!(
-            "token {} at position {position} is not below vocab_size {}; the loader admits no such token",
-            tokens[position], shape.vocab_size
-        );
-    }
-    tokens
 }
 
 /// Tokens per task of the forward.
@@ -63,7 +51,11 @@ fn forward<W: Float, X: Float>(shape: EmbeddingShape, tokens: &[u32], table: &[W
         |(tokens, out)| {
             vectorize!({
                 for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(hidden)) {
-                    let row = &table[token as usize * hidden..][..hidden];
+                    let Some(row) = shape.row(token) else {
+                        out.fill(X::from_f32(0.0));
+                        continue;
+                    };
+                    let row = &table[row * hidden..][..hidden];
                     out.iter_mut().zip(row).for_each(|(out, row)| *out = X::from_f32(row.to_f32()));
                 }
             });
@@ -79,14 +71,14 @@ fn backward<X: Float>(shape: EmbeddingShape, tokens: &[u32], dout: &[X], dtable:
     if dtable.is_empty() {
         return;
     }
-    let rows_per_task = shape.vocab_size.div_ceil(BACKWARD_TASKS);
+    let rows_per_task = shape.rows.div_ceil(BACKWARD_TASKS);
     dtable.par_chunks_mut(rows_per_task * hidden).enumerate().for_each(|(task, dtable)| {
-        let first = task * rows_per_task;
-        let rows = first..first + dtable.len() / hidden;
+        let first_row = shape.first_row + task * rows_per_task;
+        let part = EmbeddingShape { first_row, rows: dtable.len() / hidden, ..shape };
         vectorize!({
             for (&token, dout) in tokens.iter().zip(dout.chunks_exact(hidden)) {
-                if rows.contains(&(token as usize)) {
-                    let row = &mut dtable[(token as usize - first) * hidden..][..hidden];
+                if let Some(row) = part.row(token) {
+                    let row = &mut dtable[row * hidden..][..hidden];
                     row.iter_mut().zip(dout).for_each(|(sum, d)| *sum += d.to_f32());
                 }
             }

@@ -14,8 +14,8 @@ impl PhiloxKernels for Cpu {
         let out = out.into_slice::<f32>();
         self.run(|| {
             out.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, out)| {
-                let first_index = params.first_index + (chunk * CHUNK) as u64;
-                vectorize!(normal(NormalParams { first_index, ..*params }, out));
+                let index = params.index.advance(chunk * CHUNK);
+                vectorize!(normal(NormalParams { index, ..*params }, out));
             });
         });
         Ok(())
@@ -24,15 +24,20 @@ impl PhiloxKernels for Cpu {
 
 /// At most [`CHUNK`] normal numbers.
 #[inline(always)]
-fn normal(params: NormalParams, out: &mut [f32]) {
-    let NormalParams { seed, tensor_key, first_index, std, mean } = params;
+fn normal(params: NormalParams, mut out: &mut [f32]) {
+    let NormalParams { seed, tensor_key, mut index, std, mean } = params;
     // One block more than a chunk has, since the first element may stand inside a block.
     let mut blocks = [[0; WORDS_PER_BLOCK]; CHUNK / WORDS_PER_BLOCK + 1];
-    let skipped = (first_index % NORMALS_PER_BLOCK) as usize;
-    let used = (skipped + out.len()).div_ceil(WORDS_PER_BLOCK);
-    fill_blocks(words(seed), tensor_key, first_index / NORMALS_PER_BLOCK, &mut blocks[..used]);
-    for (out, word) in out.iter_mut().zip(&blocks.as_flattened()[skipped..]) {
-        *out = normal_from_word(*word).mul_add(std, mean);
+    while !out.is_empty() {
+        let (first_index, len) = index.next_run(out.len());
+        let (run, rest) = out.split_at_mut(len);
+        let skipped = (first_index % NORMALS_PER_BLOCK) as usize;
+        let used = (skipped + len).div_ceil(WORDS_PER_BLOCK);
+        fill_blocks(words(seed), tensor_key, first_index / NORMALS_PER_BLOCK, &mut blocks[..used]);
+        for (out, word) in run.iter_mut().zip(&blocks.as_flattened()[skipped..]) {
+            *out = normal_from_word(*word).mul_add(std, mean);
+        }
+        out = rest;
     }
 }
 
@@ -64,7 +69,7 @@ impl RoundingNoise {
         let mut blocks = [[0; WORDS_PER_BLOCK]; CHUNK / NOISES + 1];
         fill_blocks(key, tensor_key, first_index / NOISES_PER_BLOCK, &mut blocks[..used]);
         let halves = self.noise.as_flattened_mut().as_chunks_mut::<2>().0;
-        for (halves, word) in halves.iter_mut().zip(blocks.as_flattened()) {
+        for (halves, word) in halves.iter_mut().zip(blocks[..used].as_flattened()) {
             *halves = [*word as u16, (*word >> 16) as u16];
         }
     }

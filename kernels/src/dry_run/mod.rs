@@ -118,6 +118,19 @@ nothing!(CrossEntropyKernels {
         Out<'_>,
         Out<'_>,
     );
+    shard_maxima(cross_entropy::ShardShape, In<'_>, Out<'_>);
+    shard_terms(cross_entropy::ShardShape, In<'_>, In<'_>, Out<'_>, Out<'_>);
+    shard_losses(
+        cross_entropy::ShardShape,
+        &cross_entropy::CrossEntropyParams,
+        Option<In<'_>>,
+        In<'_>,
+        In<'_>,
+        In<'_>,
+        Out<'_>,
+        Out<'_>,
+        Out<'_>,
+    );
 });
 
 nothing!(EmbeddingKernels {

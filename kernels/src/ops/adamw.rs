@@ -13,7 +13,7 @@
 //! stream each, so small updates are kept on average and do not depend on the slicing. The update uses the
 //! moments before they are rounded.
 
-use super::philox::{self, RoundingStream};
+use super::philox::{self, GlobalIndex, RoundingStream};
 use super::step_scalars::{self, StepScalars};
 use crate::{Context, Cost, DType, Device, Result, Storage, TensorMut, TensorRef};
 
@@ -28,8 +28,8 @@ pub struct AdamwParams {
     pub weight_decay: f32,
     /// [`philox::tensor_key`] of the tensor, for rounding noise.
     pub tensor_key: u64,
-    /// Index in the whole tensor of the first element updated.
-    pub first_index: u64,
+    /// Where the elements updated stand in the whole tensor.
+    pub index: GlobalIndex,
 }
 
 /// The constants of one call, the same for all its elements. Every device computes them by these very f32
@@ -107,8 +107,8 @@ pub trait AdamwKernels: Storage {
 /// rounded to nearest. Does nothing at all if `scalars.update` is 0.
 ///
 /// Shapes: `scalars` `[WORDS]` U32; the others `[n]`: `grad` f32; `master` f32 or bf16; `m`, `v` f32 or bf16,
-/// equal; `weights` f32 or bf16. Elements are independent: any slicing gives the same bits, provided that
-/// `first_index` goes with it.
+/// equal; `weights` f32 or bf16. Elements are independent: any part of the tensor has the same bits, provided
+/// that its `index` goes with it.
 pub fn update<D: Device>(
     ctx: &Context<D>,
     params: &AdamwParams,
@@ -130,7 +130,7 @@ pub fn update<D: Device>(
         tensor.expect_float(OP, argument)?;
     }
     v.expect_dtype(OP, "v", m.dtype())?;
-    philox::check_indices(OP, params.first_index, len)?;
+    params.index.check(OP, len)?;
     let state_bytes = master.dtype().size_bytes() + m.dtype().size_bytes() + v.dtype().size_bytes();
     let bytes = len * (4 + 2 * state_bytes + weights.dtype().size_bytes());
     ctx.device.record(Cost { op: OP, flops: FLOPS_PER_ELEMENT * len as u64, bytes: bytes as u64 });

@@ -1,7 +1,13 @@
 //! Token embedding: rows of a table, and the scatter of gradients back into it.
 //!
-//! Precondition: every token is below the number of rows. Front doors cannot see values on a device;
-//! whoever uploads tokens has checked them against the vocabulary.
+//! The table may be the part of a larger one that a rank holds: the rows of the tokens
+//! `[first_row, first_row + rows)`; a whole table has `first_row` 0. Any other token gives zeros and takes no
+//! gradient. So the outputs of ranks whose parts do not overlap, summed, equal the rows of the whole table
+//! exactly: of each row one rank has the numbers and the others zeros. Rows beyond the vocabulary (padding)
+//! are read for no token of the vocabulary.
+//!
+//! Front doors cannot see values on a device, so a token outside the whole vocabulary is not refused either:
+//! whoever uploads tokens has checked them.
 
 use crate::{Context, Cost, DType, Device, Result, Storage, TensorMut, TensorRef};
 
@@ -10,10 +16,20 @@ use crate::{Context, Cost, DType, Device, Result, Storage, TensorMut, TensorRef}
 pub struct EmbeddingShape {
     /// Tokens looked up.
     pub tokens: usize,
+    /// The token whose row is the first of the table.
+    pub first_row: usize,
     /// Rows of the table.
-    pub vocab_size: usize,
+    pub rows: usize,
     /// Elements per row.
     pub hidden_size: usize,
+}
+
+impl EmbeddingShape {
+    /// The row of the table that belongs to this token, if it is there.
+    #[inline(always)]
+    pub fn row(self, token: u32) -> Option<usize> {
+        (token as usize).checked_sub(self.first_row).filter(|row| *row < self.rows)
+    }
 }
 
 /// Device side of this family. Arguments have been checked by the functions below.
@@ -37,21 +53,22 @@ pub trait EmbeddingKernels: Storage {
     ) -> Result<()>;
 }
 
-/// `out[t, h] = table[tokens[t], h]`.
+/// `out[t, h] = table[tokens[t] - first_row, h]`; 0 for tokens without a row here.
 ///
-/// Shapes: `tokens` `[tokens]` u32, each below vocab_size; `table` [vocab_size, hidden_size] f32 or bf16;
-/// `out` [tokens, hidden_size] f32 or bf16, rounded where it is narrower than the table.
+/// Shapes: `tokens` `[tokens]` u32; `table` [rows, hidden_size] f32 or bf16; `out` [tokens, hidden_size] f32
+/// or bf16, rounded where it is narrower than the table.
 pub fn forward<D: Device>(
     ctx: &Context<D>,
+    first_row: usize,
     tokens: TensorRef<'_, D>,
     table: TensorRef<'_, D>,
     out: TensorMut<'_, D>,
 ) -> Result<()> {
     const OP: &str = "embedding::forward";
-    let [vocab_size, hidden_size] = table.dims(OP, "table")?;
+    let table_dims = table.dims(OP, "table")?;
     table.expect_float(OP, "table")?;
-    let shape = check_tokens(OP, tokens, vocab_size, hidden_size)?;
-    out.expect(OP, "out", &[shape.tokens, hidden_size])?;
+    let shape = check_tokens(OP, tokens, first_row, table_dims)?;
+    out.expect(OP, "out", &[shape.tokens, shape.hidden_size])?;
     out.expect_float(OP, "out")?;
     let rows_bytes = out.len() * table.dtype().size_bytes();
     let bytes = tokens.size_bytes() + rows_bytes + out.as_ref().size_bytes();
@@ -59,21 +76,23 @@ pub fn forward<D: Device>(
     ctx.device.embedding_forward(shape, tokens, table, out)
 }
 
-/// `dtable[tokens[t], h] += dout[t, h]`, the tokens of one row added in their order.
+/// `dtable[tokens[t] - first_row, h] += dout[t, h]`, the tokens of one row added in their order; tokens
+/// without a row here are skipped.
 ///
-/// Shapes: `tokens` `[tokens]` u32, each below vocab_size; `dout` [tokens, hidden_size] f32 or bf16;
-/// `dtable` [vocab_size, hidden_size] f32.
+/// Shapes: `tokens` `[tokens]` u32; `dout` [tokens, hidden_size] f32 or bf16; `dtable` [rows, hidden_size]
+/// f32.
 pub fn backward<D: Device>(
     ctx: &Context<D>,
+    first_row: usize,
     tokens: TensorRef<'_, D>,
     dout: TensorRef<'_, D>,
     dtable: TensorMut<'_, D>,
 ) -> Result<()> {
     const OP: &str = "embedding::backward";
-    let [vocab_size, hidden_size] = dtable.dims(OP, "dtable")?;
+    let table_dims = dtable.dims(OP, "dtable")?;
     dtable.expect_dtype(OP, "dtable", DType::F32)?;
-    let shape = check_tokens(OP, tokens, vocab_size, hidden_size)?;
-    dout.expect(OP, "dout", &[shape.tokens, hidden_size])?;
+    let shape = check_tokens(OP, tokens, first_row, table_dims)?;
+    dout.expect(OP, "dout", &[shape.tokens, shape.hidden_size])?;
     dout.expect_float(OP, "dout")?;
     let bytes = tokens.size_bytes() + dout.size_bytes() + 2 * dout.len() * size_of::<f32>();
     ctx.device.record(Cost { op: OP, flops: dout.len() as u64, bytes: bytes as u64 });
@@ -83,12 +102,12 @@ pub fn backward<D: Device>(
 fn check_tokens<D: Device>(
     op: &'static str,
     tokens: TensorRef<'_, D>,
-    vocab_size: usize,
-    hidden_size: usize,
+    first_row: usize,
+    [rows, hidden_size]: [usize; 2],
 ) -> Result<EmbeddingShape> {
     let [count] = tokens.dims(op, "tokens")?;
     tokens.expect_dtype(op, "tokens", DType::U32)?;
-    Ok(EmbeddingShape { tokens: count, vocab_size, hidden_size })
+    Ok(EmbeddingShape { tokens: count, first_row, rows, hidden_size })
 }
 
 /// The definition in f64, one token after the other.
@@ -98,16 +117,22 @@ pub mod reference {
     /// Returns `out`.
     pub fn forward(shape: EmbeddingShape, tokens: &[u32], table: &[f64]) -> Vec<f64> {
         let hidden = shape.hidden_size;
-        tokens.iter().flat_map(|&t| &table[t as usize * hidden..][..hidden]).copied().collect()
+        let row = |token| match shape.row(token) {
+            Some(row) => table[row * hidden..][..hidden].to_vec(),
+            None => vec![0.0; hidden],
+        };
+        tokens.iter().flat_map(|&token| row(token)).collect()
     }
 
     /// Returns `dtable`, from zero.
     pub fn backward(shape: EmbeddingShape, tokens: &[u32], dout: &[f64]) -> Vec<f64> {
         let hidden = shape.hidden_size;
-        let mut dtable = vec![0.0; shape.vocab_size * hidden];
+        let mut dtable = vec![0.0; shape.rows * hidden];
         for (&token, dout) in tokens.iter().zip(dout.chunks_exact(hidden)) {
-            let row = &mut dtable[token as usize * hidden..][..hidden];
-            row.iter_mut().zip(dout).for_each(|(sum, d)| *sum += d);
+            if let Some(row) = shape.row(token) {
+                let row = &mut dtable[row * hidden..][..hidden];
+                row.iter_mut().zip(dout).for_each(|(sum, d)| *sum += d);
+            }
         }
         dtable
     }
@@ -120,9 +145,9 @@ pub mod reference {
 
         #[test]
         fn backward_equals_central_differences() {
-            let shape = EmbeddingShape { tokens: 4, vocab_size: 5, hidden_size: 3 };
-            let tokens = [4, 0, 2, 0];
-            let (table, dout) = (normal_f64(1, 15), normal_f64(2, 12));
+            let shape = EmbeddingShape { tokens: 6, first_row: 3, rows: 5, hidden_size: 3 };
+            let tokens = [7, 3, 5, 3, 2, 8];
+            let (table, dout) = (normal_f64(1, 15), normal_f64(2, 18));
             let loss = |table: &[f64]| -> f64 {
                 forward(shape, &tokens, table).iter().zip(&dout).map(|(y, d)| y * d).sum()
             };

@@ -1,13 +1,16 @@
 //! Projection and cross-entropy on the CPU device: against the reference, over several chunks, with
-//! ignored labels, large logits and z-loss, for every thread count.
+//! ignored labels, large logits and z-loss, for every thread count; classes cut over ranks in [`ranks`].
+
+mod meeting;
+mod ranks;
 
 use tisserand_kernels::ops::cross_entropy::{
-    self, CrossEntropyParams, CrossEntropyShape, IGNORED, reference,
+    self, AcrossRanks, CrossEntropyParams, CrossEntropyShape, IGNORED, Whole, reference,
 };
 use tisserand_kernels::testing::{
     assert_close, bits, download, normal_f64, poisoned, tolerance, upload, upload_as,
 };
-use tisserand_kernels::{Block, Class, Context, Cpu, DType};
+use tisserand_kernels::{Block, Class, Context, Cpu, DType, KernelError};
 
 use DType::{Bf16, F32};
 
@@ -49,6 +52,19 @@ fn run(
     ctx: &Context<Cpu>,
     shape: CrossEntropyShape,
     inputs: &Inputs,
+    dtypes: (DType, DType),
+    z_loss: f32,
+    start: f64,
+) -> [Block<Cpu>; 3] {
+    run_across(ctx, &mut Whole, shape, inputs, dtypes, z_loss, start)
+}
+
+/// [`run`] as one of the ranks that hold the classes; this one has all of them.
+fn run_across(
+    ctx: &Context<Cpu>,
+    across: &mut impl AcrossRanks<Cpu, Error = KernelError>,
+    shape: CrossEntropyShape,
+    inputs: &Inputs,
     (dtype, weight_dtype): (DType, DType),
     z_loss: f32,
     start: f64,
@@ -62,6 +78,8 @@ fn run(
     cross_entropy::linear_forward_backward(
         ctx,
         &CrossEntropyParams { z_loss },
+        vocab_size,
+        across,
         x.view([tokens, hidden_size]),
         weight.view([vocab_size, hidden_size]),
         labels.view([tokens]),
@@ -122,6 +140,8 @@ fn evaluation_gives_the_losses_of_training() {
         cross_entropy::linear_forward(
             &ctx,
             &CrossEntropyParams { z_loss: 0.125 },
+            vocab_size,
+            &mut Whole,
             x.view([tokens, hidden_size]),
             weight.view([vocab_size, hidden_size]),
             labels.view([tokens]),
@@ -204,7 +224,9 @@ fn wrong_shapes_and_dtypes_are_refused_by_name() {
     let (x, weight) = (floats.range(0, [2, 3]), floats.range(0, [4, 3]));
     let mut refuse = |labels, losses: [usize; 2]| {
         let losses = target.range_mut(0, losses);
-        cross_entropy::linear_forward(&ctx, &params, x, weight, labels, losses).unwrap_err().to_string()
+        cross_entropy::linear_forward(&ctx, &params, 4, &mut Whole, x, weight, labels, losses)
+            .unwrap_err()
+            .to_string()
     };
     assert_eq!(
         refuse(labels.range(0, [3]), [2, 2]),
@@ -222,6 +244,8 @@ fn wrong_shapes_and_dtypes_are_refused_by_name() {
     let message = cross_entropy::linear_forward_backward(
         &ctx,
         &params,
+        4,
+        &mut Whole,
         x,
         weight,
         labels.range(0, [2]),

@@ -9,6 +9,10 @@
 //! - Rounding noise: key = [`rounding_key`] of (seed, step, stream), counter = (index / 8, tensor key); the
 //!   eight 16-bit halves of a block belong to eight adjacent elements ([`rounding_noise`]).
 
+mod global_index;
+
+pub use global_index::GlobalIndex;
+
 use half::bf16;
 
 use crate::{Context, Cost, DType, Device, KernelError, Result, Storage, TensorMut, math};
@@ -133,8 +137,8 @@ pub struct NormalParams {
     pub seed: u64,
     /// [`tensor_key`] of the tensor's name.
     pub tensor_key: u64,
-    /// Index in the whole tensor of the first element written.
-    pub first_index: u64,
+    /// Where the elements written stand in the whole tensor.
+    pub index: GlobalIndex,
     /// Standard deviation; 0 writes the mean.
     pub std: f32,
     /// Mean.
@@ -147,8 +151,8 @@ pub trait PhiloxKernels: Storage {
     fn philox_normal(&self, params: &NormalParams, out: TensorMut<'_, Self>) -> Result<()>;
 }
 
-/// `out[i] = mean + std · normal_at(seed, tensor_key, first_index + i)`, one fused multiply-add: an element
-/// has the same bits in whatever slice it is written.
+/// `out[i] = mean + std · normal_at(seed, tensor_key, index.at(i))`, one fused multiply-add: an element has
+/// the same bits in whatever part of the tensor it is written.
 ///
 /// Shapes: `out` `[n]` f32. Errors: a standard deviation or mean that is not finite or a negative one, an
 /// index beyond 2^64.
@@ -158,24 +162,15 @@ pub fn normal<D: Device>(ctx: &Context<D>, params: &NormalParams, out: TensorMut
     const FLOPS_PER_ELEMENT: u64 = 72;
     let [len] = out.dims(OP, "out")?;
     out.expect_dtype(OP, "out", DType::F32)?;
-    let NormalParams { std, mean, first_index, .. } = *params;
+    let NormalParams { std, mean, index, .. } = *params;
     if !(std.is_finite() && std >= 0.0 && mean.is_finite()) {
         let message = format!("std = {std}, mean = {mean}; both must be finite and std not negative");
         return Err(KernelError::Parameter { op: OP, message });
     }
-    check_indices(OP, first_index, len)?;
+    index.check(OP, len)?;
     let cost = Cost { op: OP, flops: FLOPS_PER_ELEMENT * len as u64, bytes: 4 * len as u64 };
     ctx.device.record(cost);
     ctx.device.philox_normal(params, out)
-}
-
-/// Checks that the global indices `first_index .. first_index + len` exist.
-pub(crate) fn check_indices(op: &'static str, first_index: u64, len: usize) -> Result<()> {
-    if first_index.checked_add(len as u64).is_some() {
-        return Ok(());
-    }
-    let message = format!("first_index = {first_index} with {len} elements leaves 64 bits");
-    Err(KernelError::Parameter { op, message })
 }
 
 /// The definition with an f64 inverse of the normal distribution.
