@@ -13,9 +13,9 @@ const STEPS: usize = 20;
 /// Sums of a step in another order differ by roundings of f32, and AdamW divides by the root of the second moment,
 /// which makes small gradients count like large ones. Bounds by measurement, with a factor of about 4 in hand:
 /// relative for losses, relative L2 of the worst tensor for the others.
-const LOSS: f64 = 2e-5;
-const GRADIENT: f64 = 1e-5;
-const WEIGHTS: f64 = 1e-3;
+const LOSS: f64 = 5e-7;
+const GRADIENT: f64 = 1e-6;
+const WEIGHTS: f64 = 5e-6;
 
 /// Asserts that a run is another one within the bounds; the distances.
 fn assert_close(what: &str, got: &Computed, want: &Computed) -> [f64; 3] {
@@ -58,7 +58,8 @@ fn data_parallel_meshes_agree_with_one_rank() {
             }
         }
     }
-    println!("worst distances of losses, gradients, weights: {worst:.2e?}");
+    let [loss, gradient, weights] = worst;
+    println!("worst distances: losses {loss:.1e}, gradients {gradient:.1e}, weights {weights:.1e}");
 }
 
 #[test]

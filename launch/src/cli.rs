@@ -71,7 +71,7 @@ pub struct Train {
     #[arg(long, short)]
     pub quiet: bool,
     /// Train on N ranks that are threads of this process; [mesh] says how they share the work
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024).map(|n| n as usize))]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = ranks)]
     pub ranks: usize,
 }
 
@@ -257,4 +257,12 @@ pub enum Config {
         /// The other
         b: PathBuf,
     },
+}
+
+/// A number of thread-ranks: each has a pool of threads and an arena of its own.
+fn ranks(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(ranks @ 1..=1024) => Ok(ranks),
+        _ => Err("a number from 1 to 1024".to_owned()),
+    }
 }

@@ -27,7 +27,7 @@ pub fn on_threads<R: Send>(
     let ended: Vec<Ended<R>> = std::thread::scope(|scope| {
         let start = |(rank, ((world, inner), control)): (usize, _)| {
             let body = &body;
-            let control: Arc<dyn ControlPlane> = Arc::new::<Memory>(control);
+            let control: Arc<dyn ControlPlane> = Arc::new(control);
             let name = format!("rank-{rank}");
             let run = move || {
                 wake_on_failure(control.as_ref(), [&world, &inner]);

@@ -465,12 +465,12 @@ const BAD_FILES: &[BadFile] = &[
     ("validation = [{ name = \"fr\", path = \"tok/val_fr\" }]\nskip = [[10, 12], [20, 20]]", "[eval]\nevery_steps = 5", &["eval.every_steps = 5: there is nothing to validate on"]),
     // Not yet.
     ("name = \"small\"", "device = \"cuda\"", &["run.toml: not yet: run.device = \"cuda\""]),
-    ("[schedule]", "[mesh]\ndp_shard = 8\n[schedule]", &["not yet: mesh.dp_shard = 8"]),
+    ("[schedule]", "[mesh]\ndp_shard = 8\n[schedule]", &["training.global_batch = 8: not a multiple of micro_batch × data-parallel ranks = 2 × 8 = 16"]),
     ("[schedule]", "[[stage]]\nname = \"anneal\"\nfrom_tokens = 5\n[schedule]", &["not yet: stage = [{ name = \"anneal\""]),
     ("steps = 1000", "steps = 1000\nbatch_ramp = { from = 1, over_tokens = 5 }", &["not yet: training.batch_ramp = {"]),
-    ("[schedule]", "[precision]\nreduce = \"bf16\"\n[schedule]", &["not yet: precision.reduce = \"bf16\""]),
     ("[schedule]", "[log]\ntrace_steps = \"10..12\"\n[schedule]", &["not yet: log.trace_steps = \"10..12\""]),
-    ("[schedule]", "[determinism]\nmesh_invariant = true\n[schedule]", &["not yet: determinism.mesh_invariant = true"]),
+    ("global_batch = 8\nmicro_batch = 2\nsteps = 1000\n", "global_batch = 12\nmicro_batch = 2\nsteps = 1000\n[determinism]\nmesh_invariant = true\n", &["determinism.mesh_invariant = true: training.global_batch / micro_batch = 6 must be a power of two: 4 or 8"]),
+    ("[schedule]", "[precision]\nreduce = \"bf16\"\n[determinism]\nmesh_invariant = true\n[schedule]", &["determinism.mesh_invariant = true: precision.reduce = \"bf16\" rounds where ranks meet"]),
     ("lr = 3e-4", "lr = 1\nname = \"muon\"", &["not yet: optimizer.name = \"muon\""]),
 ];
 

@@ -19,23 +19,19 @@ pub(super) fn mesh(section: &Section<'_>, ranks: Ranks) -> Result<Mesh> {
     }
     let given: usize = sizes.iter().flatten().product();
     let auto = sizes.iter().position(Option::is_none);
+    let ranks = ranks.unwrap_or(given);
+    let fits = if auto.is_some() { ranks.is_multiple_of(given) } else { ranks == given };
+    if !fits {
+        let largest = (0..3).max_by_key(|&axis| sizes[axis]).unwrap_or(0);
+        let hint = if auto.is_some() { "" } else { ", or mesh.dp_shard = \"auto\"" };
+        let message = format!(
+            "the sizes of the mesh multiply to {given}, but the run has {ranks} rank{}; hint: --ranks {given}{hint}",
+            if ranks == 1 { "" } else { "s" }
+        );
+        return Err(section.conflict(axes[largest], &message));
+    }
     if let Some(auto) = auto {
-        let left = ranks.unwrap_or(given);
-        if !left.is_multiple_of(given) {
-            let message =
-                format!("the other axes have {given} ranks, which do not divide the {left} of this run");
-            return Err(section.conflict_of_absent(axes[auto], &message));
-        }
-        sizes[auto] = Some(left / given);
-    } else if ranks.is_some_and(|ranks| ranks != given) {
-        let ranks = ranks.unwrap_or(1);
-        return Err(section.conflict_of_absent(
-            axes[0],
-            &format!(
-                "dp_replicate × dp_shard × tp = {given}, but the run has {ranks} ranks; hint: --ranks {given}, \
-                 or mesh.dp_shard = \"auto\""
-            ),
-        ));
+        sizes[auto] = Some(ranks / given);
     }
     let [dp_shard, dp_replicate, tp] = sizes.map(|size| size.unwrap_or(1));
     if tp > 1 {

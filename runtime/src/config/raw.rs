@@ -258,14 +258,6 @@ impl<'a> Section<'a> {
         Error::input(format!("{}: {}: {message}", self.origin.of(&self.key(key)), self.shown(key)))
     }
 
-    /// As [`Section::conflict`], for a key that may be absent.
-    pub(super) fn conflict_of_absent(&self, key: &str, message: &str) -> Error {
-        match self.given(key) {
-            true => self.conflict(key, message),
-            false => Error::input(format!("{}: {}: {message}", self.file(), self.key(key))),
-        }
-    }
-
     /// A key that must be there.
     pub(super) fn missing(&self, key: &str, expected: &str) -> Error {
         Error::input(format!("{}: {} is missing, expected {expected}", self.file(), self.key(key)))

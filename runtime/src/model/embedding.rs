@@ -20,7 +20,7 @@ impl Embedding {
     pub fn forward<D: Device>(&self, pass: &Pass<'_, D>, weights: &UnitWeights<'_, D>) -> Result<Block<D>> {
         let mut out = pass.activations(self.hidden_size)?;
         let grid = [pass.tokens(), self.hidden_size];
-        embedding::forward(pass.ctx, pass.token_ids(), weights.get(self.table), out.view_mut(grid))?;
+        embedding::forward(pass.ctx, 0, pass.token_ids(), weights.get(self.table), out.view_mut(grid))?;
         Ok(out)
     }
 
@@ -32,6 +32,6 @@ impl Embedding {
         dout: Block<D>,
     ) -> Result<()> {
         let dout = dout.view([pass.tokens(), self.hidden_size]);
-        embedding::backward(pass.ctx, pass.token_ids(), dout, gradients.get(self.table))
+        embedding::backward(pass.ctx, 0, pass.token_ids(), dout, gradients.get(self.table))
     }
 }

@@ -1,6 +1,6 @@
 //! The head: last norm, output projection, loss.
 
-use tisserand_kernels::ops::cross_entropy::{self, CrossEntropyParams};
+use tisserand_kernels::ops::cross_entropy::{self, CrossEntropyParams, Whole};
 use tisserand_kernels::ops::{Write, gemm};
 use tisserand_kernels::{Block, Class, DType, Device, Result, TensorMut, TensorRef};
 
@@ -39,6 +39,8 @@ impl Head {
         cross_entropy::linear_forward_backward(
             pass.ctx,
             params,
+            self.vocab_size,
+            &mut Whole,
             normed.view(grid),
             weights.get(self.projection),
             pass.labels(),
@@ -66,7 +68,17 @@ impl Head {
         let grid = [pass.tokens(), self.norm.width];
         let (normed, _) = self.norm.forward(pass, weights, x.view(grid))?;
         let projection = weights.get(self.projection);
-        cross_entropy::linear_forward(pass.ctx, params, normed.view(grid), projection, pass.labels(), losses)
+        let (x, labels) = (normed.view(grid), pass.labels());
+        cross_entropy::linear_forward(
+            pass.ctx,
+            params,
+            self.vocab_size,
+            &mut Whole,
+            x,
+            projection,
+            labels,
+            losses,
+        )
     }
 
     /// Logits [rows, vocab_size] of the last `rows` tokens, for generation and tests.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tisserand_collectives::{Axes, Axis, Communicator, Progress};
 use tisserand_kernels::ops::adamw::{self, AdamwParams};
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
+use tisserand_kernels::ops::philox::GlobalIndex;
 use tisserand_kernels::ops::step_scalars::{self, StepScalars};
 use tisserand_kernels::ops::{Write, elementwise};
 use tisserand_kernels::{Block, Class, Context, DType, Device};
@@ -294,7 +295,11 @@ impl<D: Device> Executor<D> {
             let (group, at, len) = (piece.group, piece.at, piece.len);
             adamw::update(
                 ctx,
-                &adamw_params(&self.config.optimizer, piece.param, piece.start as u64),
+                &adamw_params(
+                    &self.config.optimizer,
+                    piece.param,
+                    GlobalIndex::contiguous(piece.start as u64),
+                ),
                 self.scalars.view([step_scalars::WORDS]),
                 self.gradients.slice(unit, group, at, len),
                 self.state.master[unit][group].range_mut(at, [len]),
@@ -308,13 +313,13 @@ impl<D: Device> Executor<D> {
 }
 
 /// Hyper-parameters that do not change from step to step.
-fn adamw_params(optimizer: &Optimizer, param: &ParamSpec, first_index: u64) -> AdamwParams {
+fn adamw_params(optimizer: &Optimizer, param: &ParamSpec, index: GlobalIndex) -> AdamwParams {
     let (weight_decay, lr_scale) = optimizer.hyper(&param.name, param.shape.len());
     AdamwParams {
         lr_scale: lr_scale as f32,
         eps: optimizer.eps as f32,
         weight_decay: weight_decay as f32,
         tensor_key: param.tensor_key,
-        first_index,
+        index,
     }
 }

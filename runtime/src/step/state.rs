@@ -1,7 +1,7 @@
 //! What a rank keeps for the optimizer between steps: master weights and moments of its slices.
 
 use tisserand_kernels::ops::elementwise;
-use tisserand_kernels::ops::philox::{self, NormalParams};
+use tisserand_kernels::ops::philox::{self, GlobalIndex, NormalParams};
 use tisserand_kernels::{Block, Class, DType, Device, TensorRef};
 
 use crate::error::Result;
@@ -104,8 +104,8 @@ impl<D: Device> OptimizerState<D> {
                     ParamInit::Constant(value) => elementwise::fill(&ctx, value, values.view_mut([len]))?,
                     ParamInit::Normal { std } => {
                         let (tensor_key, std) = (param.tensor_key, std as f32);
-                        let first_index = part.start as u64;
-                        let params = NormalParams { seed, tensor_key, first_index, mean: 0.0, std };
+                        let index = GlobalIndex::contiguous(part.start as u64);
+                        let params = NormalParams { seed, tensor_key, index, mean: 0.0, std };
                         philox::normal(&ctx, &params, values.view_mut([len]))?;
                     }
                 }

@@ -60,6 +60,7 @@ pub(crate) fn options(max_file_bytes: u64, optimizer_files: usize, threads: usiz
 /// A job of `RUN/checkpoints`.
 pub(crate) fn job(checkpoints_dir: &Path, step: u64, seed: u64) -> SaveJob {
     SaveJob {
+        crew: Crew::default(),
         checkpoints_dir: checkpoints_dir.into(),
         snapshot: snapshot(DType::Bf16, seed),
         documents: documents(step),

@@ -145,6 +145,7 @@ fn weights_folders_hold_what_the_safetensors_library_expects() {
     job.documents.tokenizer = Some(tokenizer.clone());
     let dir = save(&job).unwrap().dir;
     let weights_job = WeightsJob {
+        crew: Crew::default(),
         weights_dir: run.path().join("weights"),
         step: 3,
         weights: job.snapshot.weights.clone(),
