@@ -75,7 +75,10 @@ fn unchecked() {
         let len = if me == 0 { 10 * size } else { 20 * size };
         let block = rank.ctx.arena.block(Class::Gradients, DType::F32, len).unwrap();
         let error = rank.world.run(Call::AllGather, block).err().unwrap().to_string();
-        assert!(error.contains("bytes where rank") || error.contains("TRUNCATE"), "{error}");
+        let (sent, expected) = if me == 0 { ("more than 40", 40) } else { ("40", 80) };
+        let sender = if me == 0 { "rank " } else { "rank 0 sends" };
+        let end = format!("sends {sent} bytes, rank {me} expects {expected}");
+        assert!(error.contains(sender) && error.ends_with(&end), "{error}");
         println!("  rank {me}: {error}");
     }
     ok("unchecked", me);
@@ -238,7 +241,7 @@ fn bench() {
     let moved_bytes = 4 * LEN / size * (size - 1);
     let mut block = ctx.arena.block(Class::Gradients, DType::F32, LEN).unwrap();
     block.view_mut([LEN]).into_slice::<f32>().fill(1.0);
-    let report = |what: &str, mut times: Vec<f64>| {
+    let report = |what: &str, moved_bytes: usize, mut times: Vec<f64>| {
         times.sort_by(f64::total_cmp);
         let (best, median) = (times[0], times[times.len() / 2]);
         if me == 0 {
@@ -263,7 +266,8 @@ fn bench() {
             block = world.run(call, block).unwrap();
             times.push(began.elapsed().as_secs_f64());
         }
-        report(what, times.split_off(3));
+        let phases = if matches!(call, Call::AllReduce(_)) { 2 } else { 1 };
+        report(what, phases * moved_bytes, times.split_off(3));
     }
     let mut target = ctx.arena.block(Class::Gradients, DType::U8, moved_bytes).unwrap();
     let mut times = Vec::new();
@@ -274,7 +278,7 @@ fn bench() {
         target.copy_from_slice(&block.view([LEN]).as_bytes()[..moved_bytes]);
         times.push(began.elapsed().as_secs_f64());
     }
-    report("memcpy", times.split_off(3));
+    report("memcpy", moved_bytes, times.split_off(3));
     let mut times = Vec::new();
     let small = ctx.arena.block(Class::Gradients, DType::F32, 8 * size).unwrap();
     let mut small = Some(small);

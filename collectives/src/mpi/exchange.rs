@@ -4,12 +4,10 @@
 //! memory, because MPI goes on writing to it.
 
 use std::mem::ManuallyDrop;
-use std::ops::Range;
-
-use tisserand_kernels::{Block, Cpu};
+use std::time::{Duration, Instant};
 
 use super::ffi::{Comm, MpiError, Request};
-use super::plan;
+use super::memory::{Buffers, Message, Regions, disjoint};
 
 /// Longest piece of a message: MPI counts bytes in an `int`. A longer message is several pieces, which MPI
 /// keeps in order between two ranks. Both ends cut at multiples of it.
@@ -19,38 +17,10 @@ const PIECE_BYTES: usize = 1 << 30;
 /// large messages at once into one rank slow each other down, and each costs an `MPI_Test` per poll.
 const WINDOW: usize = 32;
 
-/// The memory of one job.
-pub(super) struct Buffers {
-    /// What this rank calls, then what each peer calls, of one length each; empty if nobody asks.
-    pub(super) headers: Vec<u8>,
-    pub(super) block: Option<Block<Cpu>>,
-    pub(super) workspace: Option<Block<Cpu>>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Memory {
-    Headers,
-    Data(plan::Place),
-}
-
-/// A message: bytes of the memory, to or from a peer.
-pub(super) struct Message {
-    pub(super) peer: usize,
-    memory: Memory,
-    bytes: Range<usize>,
-}
-
-impl Message {
-    pub(super) fn header(peer: usize, bytes: Range<usize>) -> Self {
-        Message { peer, memory: Memory::Headers, bytes }
-    }
-
-    pub(super) fn data(message: &plan::Message, element_bytes: usize) -> Self {
-        let plan::Message { peer, place, elements } = message;
-        let bytes = elements.start * element_bytes..elements.end * element_bytes;
-        Message { peer: *peer, memory: Memory::Data(*place), bytes }
-    }
-}
+/// A poll that takes longer than this, and this for each piece under way, was not only a question: MPI was
+/// moving bytes, and gets on only while it is asked. Measured with two ranks of one machine whose library
+/// copies through shared memory, 64 MiB: 4.7 GB/s, and 0.6 where the thread napped all the same.
+const QUESTION: (Duration, Duration) = (Duration::from_micros(2), Duration::from_nanos(300));
 
 /// How messages are told from others between the same ranks.
 #[derive(Clone, Copy)]
@@ -69,10 +39,11 @@ pub(super) enum Sending {
 /// A message that has gone wrong.
 pub(super) enum Fault {
     Mpi(MpiError),
-    /// A message from this peer has another length than is expected.
+    /// A message from this peer has another length than is expected; none if MPI does not say which, because
+    /// it is longer.
     Length {
         peer: usize,
-        bytes: usize,
+        bytes: Option<usize>,
         expected: usize,
     },
 }
@@ -87,6 +58,8 @@ impl From<MpiError> for Fault {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Poll {
     Waiting,
+    /// Nothing has come to its end, but MPI is at work.
+    Busy,
     Moved,
     Ended,
 }
@@ -144,7 +117,10 @@ impl Exchange {
     /// Looks after the messages.
     pub(super) fn poll(&mut self) -> Result<Poll, Fault> {
         let mut moved = false;
-        for (lane, receiving) in [(&mut self.receives, true), (&mut self.sends, false)] {
+        let began = Instant::now();
+        // Sends first: where MPI copies a whole message as soon as both ends are there, the peers would copy in
+        // turn, and not at the same time.
+        for (lane, receiving) in [(&mut self.sends, false), (&mut self.receives, true)] {
             let before = lane.under_way.len();
             lane.drop_ended(receiving)?;
             moved |= lane.under_way.len() < before;
@@ -175,9 +151,14 @@ impl Exchange {
             }
         }
         let ended = |lane: &Lane| lane.under_way.is_empty() && lane.next == lane.messages.len();
-        Ok(match ended(&self.sends) && ended(&self.receives) {
-            true => Poll::Ended,
-            false if moved => Poll::Moved,
+        if ended(&self.sends) && ended(&self.receives) {
+            return Ok(Poll::Ended);
+        }
+        let pieces = self.sends.under_way.len() + self.receives.under_way.len();
+        let question = QUESTION.0 + QUESTION.1 * pieces as u32;
+        Ok(match moved {
+            true => Poll::Moved,
+            false if began.elapsed() > question => Poll::Busy,
             false => Poll::Waiting,
         })
     }
@@ -222,94 +203,21 @@ impl Lane {
         let mut i = 0;
         while i < self.under_way.len() {
             let piece = &mut self.under_way[i];
-            match piece.request.test()? {
+            let (peer, expected) = (piece.peer, piece.bytes);
+            let ended = piece.request.test().map_err(|error| match error.truncated {
+                true => Fault::Length { peer, bytes: None, expected },
+                false => Fault::Mpi(error),
+            })?;
+            match ended {
                 Some(bytes) => {
-                    let Piece { peer, bytes: expected, .. } = self.under_way.swap_remove(i);
+                    self.under_way.swap_remove(i);
                     if receiving && bytes != expected {
-                        return Err(Fault::Length { peer, bytes, expected });
+                        return Err(Fault::Length { peer, bytes: Some(bytes), expected });
                     }
                 }
                 None => i += 1,
             }
         }
         Ok(())
-    }
-}
-
-/// Start and length of each memory.
-struct Regions {
-    headers: (*mut u8, usize),
-    block: (*mut u8, usize),
-    workspace: (*mut u8, usize),
-}
-
-impl Regions {
-    fn of(buffers: &mut Buffers) -> Self {
-        let block = |block: Option<&mut Block<Cpu>>| match block {
-            Some(block) => {
-                let len = block.len();
-                region(block.view_mut([len]).into_bytes())
-            }
-            None => region(&mut []),
-        };
-        Regions {
-            headers: region(&mut buffers.headers),
-            block: block(buffers.block.as_mut()),
-            workspace: block(buffers.workspace.as_mut()),
-        }
-    }
-
-    fn get(&self, memory: Memory) -> (*mut u8, usize) {
-        match memory {
-            Memory::Headers => self.headers,
-            Memory::Data(plan::Place::Block) => self.block,
-            Memory::Data(plan::Place::Workspace) => self.workspace,
-        }
-    }
-}
-
-fn region(bytes: &mut [u8]) -> (*mut u8, usize) {
-    (bytes.as_mut_ptr(), bytes.len())
-}
-
-/// Whether no message that is received shares a byte with another one.
-fn disjoint(sends: &[Message], receives: &[Message]) -> bool {
-    let ranges = |messages: &[Message], receiving: bool| -> Vec<_> {
-        messages.iter().map(|m| (m.memory, m.bytes.start, m.bytes.end, receiving)).collect()
-    };
-    let mut all = ranges(sends, false);
-    all.extend(ranges(receives, true));
-    all.sort_unstable();
-    let (mut memory, mut end_of_all, mut end_of_receives) = (Memory::Headers, 0, 0);
-    all.into_iter().all(|(of, start, end, receiving)| {
-        if of != memory {
-            (memory, end_of_all, end_of_receives) = (of, 0, 0);
-        }
-        let free = start >= if receiving { end_of_all } else { end_of_receives };
-        end_of_all = end_of_all.max(end);
-        if receiving {
-            end_of_receives = end_of_receives.max(end);
-        }
-        free
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn overlaps_with_what_is_received_are_found() {
-        let message = |bytes| Message::header(0, bytes);
-        let check = |sends: &[Range<usize>], receives: &[Range<usize>]| {
-            let messages =
-                |ranges: &[Range<usize>]| -> Vec<Message> { ranges.iter().cloned().map(message).collect() };
-            disjoint(&messages(sends), &messages(receives))
-        };
-        assert!(check(&[0..4, 0..4, 2..4], &[4..8, 8..9]));
-        assert!(!check(&[0..9], &[4..8]));
-        assert!(!check(&[7..9], &[4..8]));
-        assert!(!check(&[], &[4..8, 5..6]));
-        assert!(!check(&[0..1, 6..7], &[4..8, 8..9]));
     }
 }

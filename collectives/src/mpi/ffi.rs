@@ -18,7 +18,16 @@ use mpi::ffi;
 #[error("{call}: {message}")]
 pub(super) struct MpiError {
     call: &'static str,
+    /// What the library says, in one line.
     message: String,
+    /// A message was longer than what is to receive it.
+    pub(super) truncated: bool,
+}
+
+impl MpiError {
+    fn new(call: &'static str, message: impl Into<String>) -> Self {
+        MpiError { call, message: message.into(), truncated: false }
+    }
 }
 
 fn check(call: &'static str, code: c_int) -> Result<(), MpiError> {
@@ -27,14 +36,21 @@ fn check(call: &'static str, code: c_int) -> Result<(), MpiError> {
     }
     // The longest that an implementation asks for is 512 (MPICH).
     let mut text = [0_u8; 2048];
-    let mut len = 0;
-    // SAFETY: the buffer is longer than MPI_MAX_ERROR_STRING of any implementation, and both pointers are
-    // to local variables that outlive the call.
-    let known = unsafe { ffi::MPI_Error_string(code, text.as_mut_ptr().cast::<c_char>(), &mut len) };
+    let (mut len, mut class) = (0, 0);
+    // SAFETY: the buffer is longer than MPI_MAX_ERROR_STRING of any implementation, and all pointers are to
+    // local variables that outlive the calls. Both may be called with any code that MPI has returned.
+    let known = unsafe {
+        let to = text.as_mut_ptr().cast::<c_char>();
+        let known = ffi::MPI_Error_string(code, to, &mut len) == ffi::MPI_SUCCESS as c_int;
+        known && ffi::MPI_Error_class(code, &mut class) == ffi::MPI_SUCCESS as c_int
+    };
+    if !known {
+        return Err(MpiError::new(call, format!("code {code}")));
+    }
     let len = usize::try_from(len).unwrap_or(0).min(text.len());
     let text = String::from_utf8_lossy(&text[..len]);
-    let message = if known == ffi::MPI_SUCCESS as c_int { text.into_owned() } else { format!("code {code}") };
-    Err(MpiError { call, message })
+    let message = text.lines().map(str::trim).collect::<Vec<_>>().join("; ");
+    Err(MpiError { call, message, truncated: class == ffi::MPI_ERR_TRUNCATE as c_int })
 }
 
 /// Keeps a value on its thread.
@@ -49,7 +65,7 @@ impl Environment {
         let mut initialized = 0;
         // SAFETY: may be called at any time, by any thread; writes to a local variable.
         check("MPI_Initialized", unsafe { ffi::MPI_Initialized(&mut initialized) })?;
-        let refuse = |message: &str| Err(MpiError { call: "MPI_Init_thread", message: message.to_owned() });
+        let refuse = |message| Err(MpiError::new("MPI_Init_thread", message));
         if initialized != 0 {
             return refuse("this process has already initialised MPI");
         }
@@ -159,7 +175,7 @@ impl Comm {
     pub(super) fn split(&self, color: usize, key: usize) -> Result<Comm, MpiError> {
         let (Ok(color), Ok(key)) = (c_int::try_from(color), c_int::try_from(key)) else {
             let message = format!("color {color} or key {key} above {}", c_int::MAX);
-            return Err(MpiError { call: "MPI_Comm_split", message });
+            return Err(MpiError::new("MPI_Comm_split", message));
         };
         let mut raw = self.raw;
         // SAFETY: as in `rank`.

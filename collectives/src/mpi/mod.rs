@@ -1,11 +1,12 @@
 //! Ranks that are processes of an MPI job, for devices whose memory is the host's.
 //!
-//! - `communicator`: [`Mpi`], what callers see; [`Handle`], for those who watch over them.
+//! - `communicator`: `Mpi`, what callers see; `Handle`, for those who watch over them.
 //! - `thread`: the one thread that calls MPI, for all communicators of the process. MPI_THREAD_FUNNELED is
 //!   enough. It looks after the jobs of every communicator in turn and never blocks in MPI, so a collective
 //!   that waits for a late rank holds up no other axis, and a failure or a timeout is noticed.
-//! - `job`: the steps of one call; `plan`: its messages; `header`: what ranks tell each other of it.
-//! - `exchange`: messages under way and the memory they use; `ffi`: the calls of MPI.
+//! - `orders`, `job`: what is asked of it. `running`: the steps of one call; `plan`: its messages; `header`: what
+//!   ranks tell each other of it; `arithmetic`: what is done with what has arrived.
+//! - `exchange`: messages under way; `memory`: where they lie; `ffi`: the calls of MPI.
 //!
 //! **MPI only moves bytes.** Every call is made of messages from one rank to another (`MPI_Isend`,
 //! `MPI_Issend`, `MPI_Irecv`), and reductions are [`combine`](tisserand_kernels::ops::elementwise::combine) on
@@ -27,12 +28,14 @@
 //! | barrier | a header to every rank | 0 |
 //!
 //! **Checked calls**: ranks first tell each other kind, length and dtype, 32 bytes a pair. Those who differ are
-//! told so by name, and nothing is moved. [`Handle::set_checked`] turns this off; lengths of messages are
+//! told so by name, and nothing is moved. `Handle::set_checked` turns this off; lengths of messages are
 //! compared in any case.
 //!
 //! **When something fails**, blocks and workspace of messages under way are leaked, since MPI goes on writing
 //! to them: the process is about to end, and does so without MPI_Finalize, which would wait for its peers.
 
+#[cfg(feature = "mpi")]
+mod arithmetic;
 #[cfg(feature = "mpi")]
 mod communicator;
 #[cfg(feature = "mpi")]
@@ -44,9 +47,13 @@ mod header;
 #[cfg(feature = "mpi")]
 mod job;
 #[cfg(feature = "mpi")]
+mod memory;
+#[cfg(feature = "mpi")]
 mod orders;
 #[cfg(any(feature = "mpi", test))]
 mod plan;
+#[cfg(feature = "mpi")]
+mod running;
 #[cfg(feature = "mpi")]
 mod thread;
 

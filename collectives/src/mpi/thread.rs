@@ -8,8 +8,9 @@ use tisserand_kernels::Cpu;
 
 use super::exchange::Poll;
 use super::ffi::{self, Comm, Environment, MpiError};
-use super::job::{Job, Member, Running, Site, Split};
+use super::job::{Job, Member, Site, Split};
 use super::orders::{News, Orders, Wait};
+use super::running::Running;
 use crate::{CommError, Failure, Progress};
 
 /// How long the thread looks again at once after something has moved: what follows mostly comes soon.
@@ -157,7 +158,7 @@ impl Line {
             match rest[0].step(&self.site)? {
                 Poll::Ended => drop(self.aside.remove(i).finish(&self.site)),
                 poll => {
-                    *moved |= poll == Poll::Moved;
+                    *moved |= poll != Poll::Waiting;
                     i += 1;
                 }
             }
@@ -167,7 +168,7 @@ impl Line {
                 match running.step(&self.site)? {
                     Poll::Ended => splits.extend(self.running.take().and_then(|job| job.finish(&self.site))),
                     poll => {
-                        *moved |= poll == Poll::Moved;
+                        *moved |= poll != Poll::Waiting;
                         return Ok(());
                     }
                 }

@@ -1,11 +1,15 @@
 //! What every communicator must do, whatever carries it: each rank of a world of any size runs [`all`] with
 //! its communicator and its memory. Every rank knows what every other puts in, hence what must come out.
 
+mod data;
+mod misuse;
+
 use tisserand_collectives::{
-    Call, Collective, CommError, Communicator, Pending, ReduceOp, Traffic, mpi::workspace_elements,
+    Call, Collective, Communicator, Pending, ReduceOp, Traffic, mpi::workspace_elements,
 };
-use tisserand_kernels::ops::elementwise;
-use tisserand_kernels::{Block, Class, Context, Cpu, DType, TensorRef};
+use tisserand_kernels::{Block, Class, Context, Cpu, DType};
+
+use data::{block, bytes, check_call, check_result, combined, input, inputs, mix};
 
 const DTYPES: [DType; 5] = [DType::F32, DType::Bf16, DType::U32, DType::I32, DType::U8];
 const OPS: [ReduceOp; 2] = [ReduceOp::Sum, ReduceOp::Max];
@@ -31,8 +35,8 @@ pub(crate) const CHECKS: &[(&str, Check)] = &[
     ("barrier", barrier),
     ("workspace lasts until wait", workspace_lasts_until_wait),
     ("the audit counts full tensors", the_audit_counts_full_tensors),
-    ("ranks that differ are named", ranks_that_differ_are_named),
-    ("ends of a message that differ are named", ends_of_a_message_that_differ_are_named),
+    ("ranks that differ are named", misuse::ranks_that_differ_are_named),
+    ("ends of a message that differ are named", misuse::ends_of_a_message_that_differ_are_named),
 ];
 
 /// Runs every check; `report` is told of each that has passed.
@@ -44,110 +48,10 @@ pub(crate) fn all(rank: &mut Rank<'_>, mut report: impl FnMut(&str)) {
     }
 }
 
-/// A number for every element of every rank; the same at every rank.
-fn mix(seed: u64, rank: usize, i: usize) -> u64 {
-    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ ((rank as u64) << 40) ^ i as u64;
-    for _ in 0..2 {
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    }
-    x ^ (x >> 31)
-}
-
-/// What a rank puts in: numbers of many sizes, so that the order of a sum shows.
-fn input(seed: u64, rank: usize, dtype: DType, len: usize) -> Vec<u8> {
-    let float = |bits: u64| (bits % 2001) as f32 / 7.0 - 140.0;
-    let scaled = |bits: u64| float(bits) * (((bits >> 32) % 24) as f32 - 12.0).exp2();
-    let bits = |i| mix(seed, rank, i);
-    (0..len)
-        .flat_map(|i| match dtype {
-            DType::F32 => scaled(bits(i)).to_ne_bytes().to_vec(),
-            DType::Bf16 => ((scaled(bits(i)).to_bits() >> 16) as u16).to_ne_bytes().to_vec(),
-            DType::U32 | DType::I32 => (bits(i) as u32).to_ne_bytes().to_vec(),
-            DType::U8 => vec![bits(i) as u8],
-        })
-        .collect()
-}
-
 impl Rank<'_> {
     fn block(&self, dtype: DType, bytes: &[u8]) -> Block<Cpu> {
         block(&self.ctx, dtype, bytes)
     }
-}
-
-fn block(ctx: &Context<Cpu>, dtype: DType, bytes: &[u8]) -> Block<Cpu> {
-    let len = bytes.len() / dtype.size_bytes();
-    let mut block = ctx.arena.block(Class::Gradients, dtype, len).unwrap();
-    block.view_mut([len]).into_bytes().copy_from_slice(bytes);
-    block
-}
-
-fn bytes(block: &Block<Cpu>) -> &[u8] {
-    block.view([block.len()]).as_bytes()
-}
-
-/// The tree over all inputs, in the order of ranks.
-fn combined(ctx: &Context<Cpu>, op: ReduceOp, dtype: DType, inputs: &[Vec<u8>]) -> Vec<u8> {
-    let mut first = block(ctx, dtype, &inputs[0]);
-    let others: Vec<Block<Cpu>> = inputs[1..].iter().map(|input| block(ctx, dtype, input)).collect();
-    let others: Vec<TensorRef<'_, Cpu>> = others.iter().map(|other| other.view([other.len()])).collect();
-    let len = first.len();
-    elementwise::combine(&ctx.device, op, &[], first.view_mut([len]), &others).unwrap();
-    bytes(&first).to_vec()
-}
-
-/// Runs a call on what `inputs` say, and checks every byte that the call defines.
-fn check_call(
-    comm: &mut dyn Communicator<Cpu>,
-    ctx: &Context<Cpu>,
-    call: Call,
-    dtype: DType,
-    inputs: &[Vec<u8>],
-) {
-    let begun = comm.start(call, block(ctx, dtype, &inputs[comm.rank()])).unwrap();
-    let got = begun.wait().unwrap();
-    check_result(comm.rank(), comm.size(), ctx, call, dtype, inputs, bytes(&got));
-}
-
-fn check_result(
-    rank: usize,
-    size: usize,
-    ctx: &Context<Cpu>,
-    call: Call,
-    dtype: DType,
-    inputs: &[Vec<u8>],
-    got: &[u8],
-) {
-    let len = inputs[rank].len() / dtype.size_bytes();
-    let what = format!("{call:?} of {len} {dtype} at rank {rank} of {size}");
-    let part = |bytes: usize, i: usize| i * bytes / size..(i + 1) * bytes / size;
-    let all_bytes = inputs[rank].len();
-    match call {
-        Call::AllReduce(op) => assert!(got == combined(ctx, op, dtype, inputs), "{what}"),
-        Call::ReduceScatter(op) => {
-            let own = part(all_bytes, rank);
-            assert!(got[own.clone()] == combined(ctx, op, dtype, inputs)[own], "{what}");
-        }
-        Call::AllGather => {
-            for i in 0..size {
-                assert!(got[part(all_bytes, i)] == inputs[i][part(all_bytes, i)], "{what}: slice {i}");
-            }
-        }
-        Call::AllToAll => {
-            let half = all_bytes / 2;
-            assert!(got[..half] == inputs[rank][..half], "{what}: what was sent");
-            for i in 0..size {
-                assert!(got[half..][part(half, i)] == inputs[i][part(half, rank)], "{what}: slice {i}");
-            }
-        }
-        Call::Broadcast { root } => assert!(got == inputs[root], "{what}"),
-        Call::Send { .. } => assert!(got == inputs[rank], "{what}"),
-        Call::Recv { from } => assert!(got == inputs[from], "{what}"),
-    }
-}
-
-fn inputs(seed: u64, size: usize, dtype: DType, len: usize) -> Vec<Vec<u8>> {
-    (0..size).map(|rank| input(seed, rank, dtype, len)).collect()
 }
 
 fn every_call_of_every_dtype(rank: &mut Rank<'_>) {
@@ -373,50 +277,4 @@ fn the_audit_counts_full_tensors(rank: &mut Rank<'_>) {
     );
     assert_eq!(since.of(Collective::AllToAll), Traffic { calls: 1, payload_bytes: payload_bytes / 2 });
     assert_eq!(since.of(Collective::ReduceScatter), Traffic::default());
-}
-
-fn ranks_that_differ_are_named(rank: &mut Rank<'_>) {
-    let (me, size) = (rank.world.rank(), rank.world.size());
-    if size == 1 {
-        return;
-    }
-    let sum = Call::AllReduce(ReduceOp::Sum);
-    let odd = size - 1;
-    let cases = [
-        ("kind", sum, DType::F32, 16 * size, Call::AllGather, DType::F32, 16 * size),
-        ("length", sum, DType::F32, 16 * size, sum, DType::F32, 32 * size),
-        ("dtype", sum, DType::F32, 16 * size, sum, DType::U32, 16 * size),
-        ("operation", sum, DType::F32, 16, Call::AllReduce(ReduceOp::Max), DType::F32, 16),
-        ("root", Call::Broadcast { root: 0 }, DType::U8, 9, Call::Broadcast { root: 1 }, DType::U8, 9),
-    ];
-    for (axis, first, first_dtype, first_len, second, second_dtype, second_len) in cases {
-        let mut comm = rank.world.split(axis, 0, me).unwrap();
-        // A call before, so that the number is not the first one.
-        check_call(&mut *comm, &rank.ctx, sum, DType::U32, &inputs(1, size, DType::U32, 10));
-        let (call, dtype, len) =
-            if me == odd { (second, second_dtype, second_len) } else { (first, first_dtype, first_len) };
-        let error = comm.run(call, rank.block(dtype, &input(0, me, dtype, len))).err().expect(axis);
-        assert!(matches!(error, CommError::Mismatch(_)), "{error}");
-        let text = error.to_string();
-        for word in [axis, "rank 0 calls", &format!("rank {odd} calls"), first.kind().name(), dtype.name()] {
-            assert!(text.contains(word), "{word} in: {text}");
-        }
-        // The communicator has ended; nobody waits for a later call.
-        assert!(comm.run(sum, rank.block(DType::F32, &[0; 4])).is_err());
-    }
-}
-
-fn ends_of_a_message_that_differ_are_named(rank: &mut Rank<'_>) {
-    let (me, size) = (rank.world.rank(), rank.world.size());
-    let mut comm = rank.world.split("pp", 0, me).unwrap();
-    let last = size - 1;
-    if size > 1 && (me == 0 || me == last) {
-        let (call, len) = if me == 0 { (Call::Send { to: last }, 10) } else { (Call::Recv { from: 0 }, 12) };
-        let error = comm.run(call, rank.block(DType::F32, &input(0, me, DType::F32, len))).err().unwrap();
-        assert!(matches!(error, CommError::Mismatch(_)), "{error}");
-        let text = error.to_string();
-        for word in ["rank 0 sends 10 f32", &format!("rank {last} receives 12 f32")] {
-            assert!(text.contains(word), "{word} in: {text}");
-        }
-    }
 }
