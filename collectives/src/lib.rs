@@ -2,7 +2,8 @@
 //! the control plane.
 //!
 //! - [`communicator`]: the trait, its calls, its errors. Start here. [`pending`]: a collective under way.
-//! - [`Single`]: one rank; [`threads`]: ranks that are threads of one process; [`Imagined`]: for dry runs.
+//! - [`Single`]: one rank; [`threads`]: ranks that are threads of one process; [`mpi`]: ranks that are
+//!   processes, behind the feature of that name; [`Imagined`]: for dry runs.
 //! - [`Axes`]: one rank's communicators along the axes of the mesh.
 //! - [`control`]: small host-side agreements, and the news that a rank has died.
 //! - [`mesh`], [`placement`]: pure arithmetic; [`audit`]: what was moved.
@@ -16,6 +17,7 @@ pub mod communicator;
 pub mod control;
 mod imagined;
 pub mod mesh;
+pub mod mpi;
 pub mod pending;
 pub mod placement;
 mod single;

@@ -18,12 +18,18 @@ enum State<D: Storage> {
 }
 
 struct Shared<D: Storage> {
-    result: Mutex<Option<Result<Block<D>, CommError>>>,
+    result: Mutex<Option<Result<Ended<D>, CommError>>>,
     changed: Condvar,
 }
 
+/// What comes back: the block, and the workspace, which the waiting thread returns to the arena.
+struct Ended<D: Storage> {
+    block: Block<D>,
+    workspace: Option<Block<D>>,
+}
+
 impl<D: Storage> Shared<D> {
-    fn result(&self) -> MutexGuard<'_, Option<Result<Block<D>, CommError>>> {
+    fn result(&self) -> MutexGuard<'_, Option<Result<Ended<D>, CommError>>> {
         self.result.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -64,7 +70,11 @@ impl<D: Storage> Pending<D> {
                 let mut result = shared.result();
                 loop {
                     match result.take() {
-                        Some(result) => return result,
+                        Some(Ok(Ended { block, workspace })) => {
+                            drop(workspace);
+                            return Ok(block);
+                        }
+                        Some(Err(error)) => return Err(error),
                         None => {
                             result = shared.changed.wait(result).unwrap_or_else(PoisonError::into_inner);
                         }
@@ -78,6 +88,16 @@ impl<D: Storage> Pending<D> {
 impl<D: Storage> Completion<D> {
     /// Ends the collective.
     pub fn complete(self, result: Result<Block<D>, CommError>) {
+        self.end(result.map(|block| Ended { block, workspace: None }));
+    }
+
+    /// Ends the collective; `wait` gives the workspace back to the arena, so that this happens where the
+    /// schedule says and not when the collective happens to end.
+    pub fn complete_with(self, block: Block<D>, workspace: Option<Block<D>>) {
+        self.end(Ok(Ended { block, workspace }));
+    }
+
+    fn end(self, result: Result<Ended<D>, CommError>) {
         *self.shared.result() = Some(result);
         self.shared.changed.notify_all();
     }
@@ -93,5 +113,24 @@ impl<D: Storage> Drop for Completion<D> {
             )));
             self.shared.changed.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tisserand_kernels::{Class, Context, Cpu, DType};
+
+    #[test]
+    fn workspace_goes_back_to_the_arena_in_wait_and_not_before() {
+        let ctx = Context::new(Cpu::new(1).unwrap(), 1 << 12).unwrap();
+        let block = ctx.arena.block(Class::Gradients, DType::F32, 64).unwrap();
+        let workspace = block.sibling(Class::Communication, DType::F32, 64).unwrap();
+        let (completion, pending) = Pending::under_way();
+        std::thread::spawn(move || completion.complete_with(block, Some(workspace))).join().unwrap();
+        assert!(pending.is_done());
+        assert_eq!(ctx.arena.usage().of(Class::Communication), 256);
+        let _block = pending.wait().unwrap();
+        assert_eq!(ctx.arena.usage().of(Class::Communication), 0);
     }
 }

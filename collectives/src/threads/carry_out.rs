@@ -31,7 +31,7 @@ pub(super) fn carry_out<D: Device>(job: Job<D>, device: &D) {
     };
     if let Err(error @ CommError::Kernel(_)) = &result {
         // The others would wait for what this rank's device cannot do.
-        group.abort(error.clone());
+        group.end(error.clone());
     }
     note_end(&progress, &group, visit.sequence);
     completion.complete(result);
@@ -185,8 +185,7 @@ fn recv<D: Device>(
             drop(state);
             let error =
                 group.late_ranks(visit.rank, &visit.subject, visit.sequence, vec![group.member(from)]);
-            group.abort(error.clone());
-            return Err(error);
+            return Err(group.end(error));
         }
         (state, in_time) = group.park(state, visit.deadline);
     };
@@ -194,7 +193,7 @@ fn recv<D: Device>(
     let Letter { block: sent, completion } = letter;
     if (sent.len(), sent.dtype()) != (block.len(), block.dtype()) {
         let error = CommError::Mismatch(format!(
-            "{}: rank {} sends {} {}, rank {} expects {} {}",
+            "{}: rank {} sends {} {}, rank {} receives {} {}",
             group.axis(),
             group.member(from),
             sent.len(),
@@ -204,8 +203,7 @@ fn recv<D: Device>(
             block.dtype()
         ));
         completion.complete(Err(error.clone()));
-        group.abort(error.clone());
-        return Err(error);
+        return Err(group.end(error));
     }
     let len = block.len();
     let copied = device.copy(sent.view([len]), block.view_mut([len])).and_then(|()| device.synchronize());

@@ -31,11 +31,7 @@ impl<D: Device> World<D> {
         let error = lock(&self.error).get_or_insert(error).clone();
         let groups: Vec<_> = lock(&self.groups).iter().filter_map(Weak::upgrade).collect();
         for group in groups {
-            let mut state = group.state();
-            state.error.get_or_insert_with(|| error.clone());
-            state.mail.refuse_all(&error);
-            drop(state);
-            group.changed.notify_all();
+            group.end(error.clone());
         }
     }
 }
@@ -68,9 +64,8 @@ pub(super) struct State<D: Device> {
 
 /// What ranks must agree on, and what they left for each other.
 struct Meeting<D: Device> {
-    /// What the first rank came for.
-    subject: Option<(usize, Subject)>,
-    arrived: Vec<bool>,
+    /// What each rank came for, once it has come.
+    subjects: Vec<Option<Subject>>,
     /// Parts handed over: by receiver, then giver.
     handed: Vec<Vec<Option<Block<D>>>>,
     /// Parts on their way back: by owner, then by who had them.
@@ -122,8 +117,7 @@ impl<D: Device> Meeting<D> {
     fn new(size: usize) -> Self {
         let parts = || (0..size).map(|_| (0..size).map(|_| None).collect()).collect();
         Meeting {
-            subject: None,
-            arrived: vec![false; size],
+            subjects: vec![None; size],
             handed: parts(),
             returned: parts(),
             lent: (0..size).map(|_| None).collect(),
@@ -134,7 +128,14 @@ impl<D: Device> Meeting<D> {
     }
 
     fn is_complete(&self) -> bool {
-        self.arrived.iter().all(|arrived| *arrived)
+        self.subjects.iter().all(Option::is_some)
+    }
+
+    /// The first two ranks that came for different things.
+    fn difference(&self) -> Option<[(usize, Subject); 2]> {
+        let mut ranks = self.subjects.iter().flatten().copied().enumerate();
+        let first = ranks.next()?;
+        Some([first, ranks.find(|(_, subject)| *subject != first.1)?])
     }
 }
 
@@ -182,6 +183,16 @@ impl<D: Device> Group<D> {
         self.world.abort(error);
     }
 
+    /// Ends the calls of this group, under way or to come. The first error is the one that counts; returns it.
+    pub(super) fn end(&self, error: CommError) -> CommError {
+        let mut state = self.state();
+        let error = state.error.get_or_insert(error).clone();
+        state.mail.refuse_all(&error);
+        drop(state);
+        self.changed.notify_all();
+        error
+    }
+
     /// When a call that begins now is late.
     pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.world.timeout
@@ -202,7 +213,7 @@ impl<D: Device> Group<D> {
     /// Every rank's words, at every rank.
     pub(super) fn words(&self, visit: &Visit, words: [usize; 2]) -> Result<Vec<[usize; 2]>, CommError> {
         self.arrive(visit, |meeting| meeting.words[visit.rank] = words)?;
-        self.until(visit, Meeting::is_complete)?;
+        self.meet(visit, |_| ())?;
         Ok(self.leave(visit, |meeting| meeting.words.clone()))
     }
 
@@ -271,26 +282,23 @@ impl<D: Device> Group<D> {
             return Err(error.clone());
         }
         let meeting = state.meeting(visit.meeting, self.size());
-        let (first, subject) = *meeting.subject.get_or_insert((visit.rank, visit.subject));
-        if subject != visit.subject {
-            let error = CommError::Mismatch(format!(
-                "{} call #{}: rank {} calls {subject}, rank {} calls {}",
-                self.axis, visit.sequence, self.members[first], self.members[visit.rank], visit.subject
-            ));
-            drop(state);
-            self.abort(error.clone());
-            return Err(error);
-        }
-        meeting.arrived[visit.rank] = true;
+        meeting.subjects[visit.rank] = Some(visit.subject);
         deposit(meeting);
         self.changed.notify_all();
         Ok(())
     }
 
-    /// Waits until all have come.
+    /// Waits until all have come, and for the same thing.
     fn meet<R>(&self, visit: &Visit, take: impl FnOnce(&mut Meeting<D>) -> R) -> Result<R, CommError> {
         self.until(visit, Meeting::is_complete)?;
-        Ok(take(self.state().meeting(visit.meeting, self.size())))
+        let mut state = self.state();
+        let meeting = state.meeting(visit.meeting, self.size());
+        let Some([(a, one), (b, other)]) = meeting.difference() else { return Ok(take(meeting)) };
+        drop(state);
+        let (a, b) = (self.members[a], self.members[b]);
+        let (axis, sequence) = (&self.axis, visit.sequence);
+        let message = format!("{axis} call #{sequence}: rank {a} calls {one}, rank {b} calls {other}");
+        Err(self.end(CommError::Mismatch(message)))
     }
 
     /// Waits until a meeting is in some state.
@@ -306,10 +314,9 @@ impl<D: Device> Group<D> {
                 return Ok(());
             }
             if !in_time {
-                let error = self.late(visit, &meeting.arrived);
+                let error = self.late(visit, &meeting.subjects);
                 drop(state);
-                self.abort(error.clone());
-                return Err(error);
+                return Err(self.end(error));
             }
             (state, in_time) = self.park(state, visit.deadline);
         }
@@ -330,8 +337,9 @@ impl<D: Device> Group<D> {
     }
 
     /// The call that waits was joined by all but these.
-    fn late(&self, visit: &Visit, arrived: &[bool]) -> CommError {
-        let late = (0..self.size()).filter(|&rank| !arrived[rank]).map(|rank| self.members[rank]).collect();
+    fn late(&self, visit: &Visit, subjects: &[Option<Subject>]) -> CommError {
+        let is_late = |rank: &usize| subjects[*rank].is_none();
+        let late = (0..self.size()).filter(is_late).map(|rank| self.members[rank]).collect();
         self.late_ranks(visit.rank, &visit.subject, visit.sequence, late)
     }
 

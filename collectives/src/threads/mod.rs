@@ -25,7 +25,7 @@ use crate::{Audit, Collective, Pending};
 /// Where a rank's calls are carried out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Overlap {
-    /// On a thread of their own, while the rank computes.
+    /// On a thread of the communicator's own, while the rank computes.
     Background,
     /// On the thread that calls, before `start` returns: for calls that are waited for at once, which thus
     /// do not stand behind longer ones.
@@ -59,7 +59,7 @@ impl<D: Device> Seat<D> {
     /// If the system refuses a thread.
     pub fn take(self, device: &D, overlap: Overlap, progress: Progress) -> Result<Threads<D>, CommError> {
         let queue = match overlap {
-            Overlap::Background => Queue::background(device.fork()?)?,
+            Overlap::Background => Queue::background(device.clone())?,
             Overlap::None => Queue::inline(device.clone()),
         };
         Ok(Threads::new(self.group, self.rank, queue, progress))
@@ -151,7 +151,7 @@ impl<D: Device> Communicator<D> for Threads<D> {
         members.sort_by_key(|&rank| (words[rank][1], rank));
         let place = members.iter().position(|&rank| rank == self.rank).expect("a rank has its own color");
         let group = self.group.child(visit.meeting, color, axis, &members);
-        Ok(Box::new(Threads::new(group, place, self.queue.clone(), self.progress.clone())))
+        Ok(Box::new(Threads::new(group, place, self.queue.another()?, self.progress.clone())))
     }
 
     fn audit(&self) -> Audit {

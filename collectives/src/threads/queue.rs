@@ -1,5 +1,5 @@
-//! The thread on which a rank's calls are carried out, in the order in which they were started. All ranks
-//! start theirs in one order, so no two ranks wait for each other's later calls.
+//! The thread on which a communicator's calls are carried out, in the order in which they were started. Every
+//! communicator has one of its own, so a call that waits on one axis holds up no other.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -30,24 +30,16 @@ pub(super) enum Order<D: Device> {
     Drained(Sender<()>),
 }
 
-/// Where calls are carried out. Clones share the thread; it ends with the last of them.
+/// Where calls are carried out. The thread ends with it.
 pub(super) enum Queue<D: Device> {
-    Background(Sender<Order<D>>),
+    Background(D, Sender<Order<D>>),
     Inline(D),
 }
 
-impl<D: Device> Clone for Queue<D> {
-    fn clone(&self) -> Self {
-        match self {
-            Queue::Background(orders) => Queue::Background(orders.clone()),
-            Queue::Inline(device) => Queue::Inline(device.clone()),
-        }
-    }
-}
-
 impl<D: Device> Queue<D> {
-    /// A thread of its own; `device` is for it alone.
-    pub(super) fn background(device: D) -> Result<Self, CommError> {
+    /// A thread of its own, which works on a fork of the device.
+    pub(super) fn background(parent: D) -> Result<Self, CommError> {
+        let device = parent.fork()?;
         let (orders, inbox) = channel::<Order<D>>();
         let work = move || {
             device.clone().enter(move || {
@@ -64,7 +56,15 @@ impl<D: Device> Queue<D> {
             .name("collectives".into())
             .spawn(work)
             .map_err(|error| CommError::Kernel(format!("cannot start the thread of collectives: {error}")))?;
-        Ok(Queue::Background(orders))
+        Ok(Queue::Background(parent, orders))
+    }
+
+    /// Another one of the same kind.
+    pub(super) fn another(&self) -> Result<Self, CommError> {
+        match self {
+            Queue::Background(parent, _) => Queue::background(parent.clone()),
+            Queue::Inline(device) => Ok(Queue::Inline(device.clone())),
+        }
     }
 
     /// The caller's own thread.
@@ -75,7 +75,7 @@ impl<D: Device> Queue<D> {
     pub(super) fn submit(&self, job: Job<D>) -> Result<(), CommError> {
         match self {
             Queue::Inline(device) => carry_out::carry_out(job, device),
-            Queue::Background(orders) => {
+            Queue::Background(_, orders) => {
                 orders.send(Order::CarryOut(Box::new(job))).map_err(|_| ended())?;
             }
         }
@@ -84,7 +84,7 @@ impl<D: Device> Queue<D> {
 
     /// Returns when everything submitted so far is done.
     pub(super) fn drain(&self) -> Result<(), CommError> {
-        let Queue::Background(orders) = self else { return Ok(()) };
+        let Queue::Background(_, orders) = self else { return Ok(()) };
         let (done, wait) = channel();
         orders.send(Order::Drained(done)).map_err(|_| ended())?;
         wait.recv().map_err(|_| ended())

@@ -1,311 +1,282 @@
-//! What every communicator must do: one body for all of them.
-//!
-//! Ranks fill their blocks with numbers that are functions of (rank, index), so each knows what it must end
-//! with. Sums are held against [`elementwise::combine`] bit for bit: all communicators add in one order.
+//! What every communicator must do, whatever carries it: each rank of a world of any size runs [`all`] with
+//! its communicator and its memory. Every rank knows what every other puts in, hence what must come out.
 
-use std::time::Duration;
+mod data;
+mod misuse;
 
-use half::bf16;
-use tisserand_collectives::{Call, CommError, Communicator, Progress, ReduceOp};
-use tisserand_kernels::DType;
-use tisserand_kernels::ops::elementwise;
-use tisserand_kernels::testing::{bits, upload};
-use tisserand_kernels::{Block, Context, Cpu, Element, Float, match_element};
+use tisserand_collectives::{
+    Call, Collective, Communicator, Pending, ReduceOp, Traffic, mpi::workspace_elements,
+};
+use tisserand_kernels::{Block, Class, Context, Cpu, DType};
 
-/// A way to run ranks.
-pub(crate) trait World {
-    /// Runs `body` on `size` ranks and returns when all have ended; a rank's panic is this call's.
-    fn run(&self, size: usize, timeout: Duration, body: &(dyn Fn(&mut Rank) + Sync));
-}
+use data::{block, bytes, check_call, check_result, combined, input, inputs, mix};
 
-/// What a rank has.
-pub(crate) struct Rank {
-    pub(crate) ctx: Context<Cpu>,
-    pub(crate) communicator: Box<dyn Communicator<Cpu>>,
-    pub(crate) progress: Progress,
-}
-
-impl Rank {
-    pub(crate) fn rank(&self) -> usize {
-        self.communicator.rank()
-    }
-
-    fn size(&self) -> usize {
-        self.communicator.size()
-    }
-
-    fn run(&mut self, call: Call, block: Block<Cpu>) -> Block<Cpu> {
-        self.communicator.run(call, block).unwrap()
-    }
-}
-
-pub(crate) fn context() -> Context<Cpu> {
-    Context::new(Cpu::new(1).unwrap(), 64 << 20).unwrap()
-}
-
-const PATIENCE: Duration = Duration::from_secs(60);
 const DTYPES: [DType; 5] = [DType::F32, DType::Bf16, DType::U32, DType::I32, DType::U8];
-/// Elements per rank: none, odd ones, more than one task of the CPU device.
-const LENGTHS: [usize; 4] = [0, 1, 37, 20_011];
+const OPS: [ReduceOp; 2] = [ReduceOp::Sum, ReduceOp::Max];
 
-/// Element `index` of rank `rank`'s block: exact in every dtype up to 8 bits, of varied size otherwise.
-trait Number: Element {
-    fn number(rank: usize, index: usize) -> Self;
+/// One rank's end of a world.
+pub(crate) struct Rank<'a> {
+    pub(crate) world: &'a mut dyn Communicator<Cpu>,
+    pub(crate) ctx: Context<Cpu>,
 }
 
-macro_rules! numbers {
-    ($($float:ty),*; $($integer:ty),*) => {
-        $(impl Number for $float {
-            fn number(rank: usize, index: usize) -> Self {
-                let mixed = (rank * 7919 + index * 104_729 + 13) % 8191;
-                Float::from_f32((mixed as f32 - 4000.0) * 1.37_f32.powi((index % 11) as i32))
+type Check = fn(&mut Rank<'_>);
+
+/// Every check, with its name. Those at the end fail communicators, never the world.
+pub(crate) const CHECKS: &[(&str, Check)] = &[
+    ("every call of every dtype", every_call_of_every_dtype),
+    ("max hands on NaN", max_hands_on_nan),
+    ("parts of blocks", parts_of_blocks),
+    ("many calls on two communicators", many_calls_on_two_communicators),
+    ("a late rank on one axis holds up no other", a_late_rank_holds_up_no_other_axis),
+    ("rings where all send first", rings_where_all_send_first),
+    ("messages beside collectives", messages_beside_collectives),
+    ("split by color and key", split_by_color_and_key),
+    ("barrier", barrier),
+    ("workspace lasts until wait", workspace_lasts_until_wait),
+    ("the audit counts full tensors", the_audit_counts_full_tensors),
+    ("ranks that differ are named", misuse::ranks_that_differ_are_named),
+    ("ends of a message that differ are named", misuse::ends_of_a_message_that_differ_are_named),
+];
+
+/// Runs every check; `report` is told of each that has passed.
+pub(crate) fn all(rank: &mut Rank<'_>, mut report: impl FnMut(&str)) {
+    for (name, check) in CHECKS {
+        check(rank);
+        // The block of a call that has failed may be in the hands of another rank still.
+        let left = rank.ctx.arena.usage().total();
+        assert!(left == 0 || name.contains("differ"), "{name}: {left} bytes left in the arena");
+        report(name);
+    }
+}
+
+impl Rank<'_> {
+    fn block(&self, dtype: DType, bytes: &[u8]) -> Block<Cpu> {
+        block(&self.ctx, dtype, bytes)
+    }
+}
+
+fn every_call_of_every_dtype(rank: &mut Rank<'_>) {
+    let size = rank.world.size();
+    for dtype in DTYPES {
+        for len in [0, 1, size - 1, size + 1, 6 * size, 1000 * size + size / 2, 70_001] {
+            let inputs = inputs(len as u64, size, dtype, len);
+            for op in OPS {
+                check_call(rank.world, &rank.ctx, Call::AllReduce(op), dtype, &inputs);
             }
-        })*
-        $(impl Number for $integer {
-            fn number(rank: usize, index: usize) -> Self {
-                (rank * 7919 + index * 104_729 + 13) as $integer
+            for root in 0..size {
+                check_call(rank.world, &rank.ctx, Call::Broadcast { root }, dtype, &inputs);
             }
-        })*
+        }
+        for len in [0, 2 * size, 14 * size, 10_006 * size] {
+            let inputs = inputs(len as u64, size, dtype, len);
+            for call in OPS.map(Call::ReduceScatter).into_iter().chain([Call::AllGather, Call::AllToAll]) {
+                check_call(rank.world, &rank.ctx, call, dtype, &inputs);
+            }
+        }
+    }
+}
+
+fn max_hands_on_nan(rank: &mut Rank<'_>) {
+    let size = rank.world.size();
+    let len = 40 * size;
+    let inputs: Vec<Vec<u8>> = (0..size)
+        .map(|from| {
+            let mut input = input(3, from, DType::F32, len);
+            for i in (0..len).filter(|i| i % 11 == from % 11) {
+                input[4 * i..4 * i + 4].copy_from_slice(&f32::NAN.to_ne_bytes());
+            }
+            input
+        })
+        .collect();
+    for call in [Call::AllReduce(ReduceOp::Max), Call::ReduceScatter(ReduceOp::Max)] {
+        check_call(rank.world, &rank.ctx, call, DType::F32, &inputs);
+    }
+    let got =
+        rank.world.run(Call::AllReduce(ReduceOp::Max), rank.block(DType::F32, &inputs[rank.world.rank()]));
+    assert!(got.unwrap().view([len]).as_slice::<f32>()[0].is_nan());
+}
+
+fn parts_of_blocks(rank: &mut Rank<'_>) {
+    let (me, size) = (rank.world.rank(), rank.world.size());
+    let (before, part) = (5, 3 * size);
+    let inputs = inputs(9, size, DType::Bf16, before + part + 7);
+    let mut whole = rank.block(DType::Bf16, &inputs[me]);
+    let mut middle = whole.split_off(before);
+    let behind = middle.split_off(part);
+    middle = rank.world.run(Call::AllReduce(ReduceOp::Sum), middle).unwrap();
+    middle.append(behind);
+    whole.append(middle);
+    let all = combined(&rank.ctx, ReduceOp::Sum, DType::Bf16, &inputs);
+    let (start, end) = (2 * before, 2 * (before + part));
+    assert_eq!(bytes(&whole)[..start], inputs[me][..start]);
+    assert_eq!(bytes(&whole)[start..end], all[start..end]);
+    assert_eq!(bytes(&whole)[end..], inputs[me][end..]);
+}
+
+/// A call that is under way, and what is needed to check it.
+struct UnderWay {
+    call: Call,
+    dtype: DType,
+    inputs: Vec<Vec<u8>>,
+    pending: Pending<Cpu>,
+}
+
+fn many_calls_on_two_communicators(rank: &mut Rank<'_>) {
+    let (me, size) = (rank.world.rank(), rank.world.size());
+    let mut other = rank.world.split("other", 0, me).unwrap();
+    for round in 0..4_u64 {
+        let mut under_way = Vec::new();
+        for i in 0..24 {
+            let (bits, root) = (mix(round, 0, i), (i + round as usize) % size);
+            let op = OPS[i % 2];
+            let calls = [
+                Call::AllReduce(op),
+                Call::ReduceScatter(op),
+                Call::AllGather,
+                Call::AllToAll,
+                Call::Broadcast { root },
+            ];
+            let call = calls[(bits % 5) as usize];
+            let dtype = DTYPES[(bits >> 8) as usize % 5];
+            let len = 2 * size * if bits >> 60 == 0 { 20_000 } else { (bits >> 16) as usize % 500 };
+            let inputs = inputs(bits, size, dtype, len);
+            // Ranks begin the calls of the two in different interleavings.
+            let comm: &mut dyn Communicator<Cpu> = if i % 2 == 0 { rank.world } else { &mut *other };
+            let pending = comm.start(call, block(&rank.ctx, dtype, &inputs[me])).unwrap();
+            under_way.push(UnderWay { call, dtype, inputs, pending });
+        }
+        // … and wait for them in different orders.
+        under_way.sort_by_key(|one| mix(round + 100, me, one.inputs[0].len()));
+        for UnderWay { call, dtype, inputs, pending } in under_way {
+            let got = pending.wait().unwrap();
+            check_result(me, size, &rank.ctx, call, dtype, &inputs, bytes(&got));
+        }
+    }
+}
+
+/// The last rank begins on the first communicator what the others wait for on it, only after a call on the
+/// second one has ended everywhere.
+fn a_late_rank_holds_up_no_other_axis(rank: &mut Rank<'_>) {
+    let (me, size) = (rank.world.rank(), rank.world.size());
+    let mut first = rank.world.split("first", 0, me).unwrap();
+    let mut second = rank.world.split("second", 0, me).unwrap();
+    let inputs = inputs(5, size, DType::F32, 50_000 * size);
+    let begin = |first: &mut dyn Communicator<Cpu>| {
+        first.start(Call::AllReduce(ReduceOp::Sum), rank.block(DType::F32, &inputs[me])).unwrap()
     };
+    let early = (me + 1 < size).then(|| begin(&mut *first));
+    check_call(&mut *second, &rank.ctx, Call::AllGather, DType::F32, &inputs);
+    let pending = early.unwrap_or_else(|| begin(&mut *first));
+    let got = pending.wait().unwrap();
+    check_result(me, size, &rank.ctx, Call::AllReduce(ReduceOp::Sum), DType::F32, &inputs, bytes(&got));
 }
-numbers!(f32, bf16; u32, i32, u8);
 
-/// The whole suite.
-pub(crate) fn all(world: &dyn World, sizes: &[usize]) {
-    for &size in sizes {
-        world.run(size, PATIENCE, &|rank| {
-            for dtype in DTYPES {
-                match_element!(dtype, T => for len in LENGTHS {
-                    gathers::<T>(rank, len);
-                    exchanges::<T>(rank, len);
-                    broadcasts::<T>(rank, len);
-                    messages::<T>(rank, len);
-                    reduces::<T>(rank, len);
-                });
-            }
-            parts_of_blocks(rank);
-            many_in_flight(rank);
-            splits(rank);
-            the_largest_is_nan_if_any_is(rank);
-            audits(rank);
-            notes(rank);
-            rank.communicator.barrier().unwrap();
-        });
-        if size > 1 {
-            mismatches(world, size);
+fn rings_where_all_send_first(rank: &mut Rank<'_>) {
+    let (me, size) = (rank.world.rank(), rank.world.size());
+    if size == 1 {
+        return;
+    }
+    let (to, from) = ((me + 1) % size, (me + size - 1) % size);
+    for len in [0, 3, 300_000] {
+        let inputs = inputs(len as u64, size, DType::U8, len);
+        let sends: Vec<_> = (0..3)
+            .map(|_| rank.world.start(Call::Send { to }, rank.block(DType::U8, &inputs[me])).unwrap())
+            .collect();
+        for _ in 0..3 {
+            let target = rank.block(DType::U8, &vec![0; len]);
+            let got = rank.world.run(Call::Recv { from }, target).unwrap();
+            assert!(bytes(&got) == inputs[from], "ring of {len} bytes");
+        }
+        for send in sends {
+            assert!(bytes(&send.wait().unwrap()) == inputs[me]);
         }
     }
 }
 
-fn values<T: Number>(rank: usize, len: usize) -> Vec<T> {
-    (0..len).map(|index| T::number(rank, index)).collect()
-}
-
-fn contents<T: Element>(block: &Block<Cpu>) -> Vec<T> {
-    block.view([block.len()]).as_slice::<T>().to_vec()
-}
-
-fn gathers<T: Number>(rank: &mut Rank, len: usize) {
-    let (me, n) = (rank.rank(), rank.size());
-    let mut own = vec![T::zeroed(); n * len];
-    own[me * len..][..len].copy_from_slice(&values::<T>(me, len));
-    let block = upload(&rank.ctx, &own);
-    let block = rank.run(Call::AllGather, block);
-    let want: Vec<T> = (0..n).flat_map(|rank| values::<T>(rank, len)).collect();
-    assert_eq!(contents::<T>(&block), want, "all_gather of {len} {}", T::DTYPE);
-}
-
-fn exchanges<T: Number>(rank: &mut Rank, len: usize) {
-    let (me, n) = (rank.rank(), rank.size());
-    let mut both = values::<T>(me, n * len);
-    both.resize(2 * n * len, T::zeroed());
-    let block = upload(&rank.ctx, &both);
-    let block = rank.run(Call::AllToAll, block);
-    let want: Vec<T> =
-        (0..n).flat_map(|from| values::<T>(from, n * len)[me * len..][..len].to_vec()).collect();
-    assert_eq!(contents::<T>(&block)[n * len..], want, "all_to_all of {len} {}", T::DTYPE);
-    assert_eq!(contents::<T>(&block)[..n * len], values::<T>(me, n * len), "what is sent stays");
-}
-
-fn broadcasts<T: Number>(rank: &mut Rank, len: usize) {
-    for root in 0..rank.size() {
-        let block = upload(&rank.ctx, &values::<T>(rank.rank(), len));
-        let block = rank.run(Call::Broadcast { root }, block);
-        assert_eq!(contents::<T>(&block), values::<T>(root, len), "broadcast of {len} {}", T::DTYPE);
-    }
-}
-
-/// Everyone sends to everyone before anyone receives.
-fn messages<T: Number>(rank: &mut Rank, len: usize) {
-    let (me, n) = (rank.rank(), rank.size());
-    let others: Vec<usize> = (0..n).filter(|&other| other != me).collect();
-    let mut sent = Vec::new();
-    for &to in &others {
-        let block = upload(&rank.ctx, &values::<T>(me * n + to, len));
-        sent.push(rank.communicator.start(Call::Send { to }, block).unwrap());
-    }
-    for &from in others.iter().rev() {
-        let block = upload(&rank.ctx, &vec![T::zeroed(); len]);
-        let block = rank.run(Call::Recv { from }, block);
-        assert_eq!(contents::<T>(&block), values::<T>(from * n + me, len));
-    }
-    for (pending, to) in sent.into_iter().zip(others) {
-        assert_eq!(contents::<T>(&pending.wait().unwrap()), values::<T>(me * n + to, len));
-    }
-}
-
-/// What `combine` makes of all ranks' blocks.
-fn combined<T: Number>(ctx: &Context<Cpu>, op: ReduceOp, n: usize, len: usize) -> Vec<T> {
-    let mut own = upload(ctx, &values::<T>(0, len));
-    let others: Vec<_> = (1..n).map(|rank| upload(ctx, &values::<T>(rank, len))).collect();
-    let after: Vec<_> = others.iter().map(|other| other.view([len])).collect();
-    elementwise::combine(&ctx.device, op, &[], own.view_mut([len]), &after).unwrap();
-    contents::<T>(&own)
-}
-
-fn reduces<T: Number>(rank: &mut Rank, len: usize) {
-    let (me, n) = (rank.rank(), rank.size());
-    for op in [ReduceOp::Sum, ReduceOp::Max] {
-        let want = combined::<T>(&rank.ctx, op, n, n * len);
-        let block = upload(&rank.ctx, &values::<T>(me, n * len));
-        let block = rank.run(Call::ReduceScatter(op), block);
-        assert_eq!(contents::<T>(&block)[me * len..][..len], want[me * len..][..len], "{op:?} {}", T::DTYPE);
-        // Any length, also one that the ranks do not divide.
-        for len in [n * len, len] {
-            let block = upload(&rank.ctx, &values::<T>(me, len));
-            let block = rank.run(Call::AllReduce(op), block);
-            assert_eq!(contents::<T>(&block), combined::<T>(&rank.ctx, op, n, len), "{op:?} {}", T::DTYPE);
+/// A send that is received after a collective which began later, and several in a row that stay in order.
+fn messages_beside_collectives(rank: &mut Rank<'_>) {
+    let (me, size) = (rank.world.rank(), rank.world.size());
+    let inputs = inputs(8, size, DType::F32, 1000 * size);
+    let mut begun = Vec::new();
+    if me == 0 && size > 1 {
+        for seed in 0..3 {
+            let block = rank.block(DType::U32, &input(seed, 0, DType::U32, 77));
+            begun.push(rank.world.start(Call::Send { to: size - 1 }, block).unwrap());
         }
     }
-}
-
-/// Collectives on a part of a block leave the rest as it is.
-fn parts_of_blocks(rank: &mut Rank) {
-    let (me, n) = (rank.rank(), rank.size());
-    let mut block = upload(&rank.ctx, &values::<f32>(me, 3 + 5 * n + 4));
-    let mut part = block.split_off(3);
-    let rest = part.split_off(5 * n);
-    let mut part = rank.run(Call::AllReduce(ReduceOp::Sum), part);
-    part.append(rest);
-    block.append(part);
-    let (got, before) = (contents::<f32>(&block), values::<f32>(me, 3 + 5 * n + 4));
-    assert_eq!(got[..3], before[..3]);
-    assert_eq!(got[3 + 5 * n..], before[3 + 5 * n..]);
-    assert_eq!(got[3..3 + 5 * n], combined::<f32>(&rank.ctx, ReduceOp::Sum, n, 3 + 5 * n)[3..]);
-}
-
-/// Calls on two communicators, waited for in another order than that in which they were started.
-fn many_in_flight(rank: &mut Rank) {
-    let (me, n) = (rank.rank(), rank.size());
-    let mut other = rank.communicator.split("other", 0, n - me).unwrap();
-    assert_eq!(other.rank(), n - 1 - me);
-    let mut pending = Vec::new();
-    for i in 0..20 {
-        let block = upload(&rank.ctx, &values::<f32>(me + i, n * 100));
-        let communicator = if i % 3 == 0 { other.as_mut() } else { rank.communicator.as_mut() };
-        pending.push((i, communicator.start(Call::AllReduce(ReduceOp::Sum), block).unwrap()));
-        if i % 4 == 3 && me % 2 == 1 {
-            std::thread::sleep(Duration::from_micros(200));
+    check_call(rank.world, &rank.ctx, Call::AllGather, DType::F32, &inputs);
+    if me + 1 == size && size > 1 {
+        for seed in 0..3 {
+            let target = rank.block(DType::U32, &[0; 4 * 77]);
+            let got = rank.world.run(Call::Recv { from: 0 }, target).unwrap();
+            assert!(bytes(&got) == input(seed, 0, DType::U32, 77), "message {seed}");
         }
     }
-    for (i, pending) in pending.into_iter().rev() {
-        let got = bits(&rank.ctx, &pending.wait().unwrap());
-        let order = |place: usize| if i % 3 == 0 { n - 1 - place } else { place };
-        let mut own = upload(&rank.ctx, &values::<f32>(order(0) + i, n * 100));
-        let others: Vec<_> =
-            (1..n).map(|place| upload(&rank.ctx, &values::<f32>(order(place) + i, n * 100))).collect();
-        let after: Vec<_> = others.iter().map(|block| block.view([n * 100])).collect();
-        elementwise::combine(&rank.ctx.device, ReduceOp::Sum, &[], own.view_mut([n * 100]), &after).unwrap();
-        assert_eq!(got, bits(&rank.ctx, &own), "call {i}");
-    }
+    begun.into_iter().for_each(|send| drop(send.wait().unwrap()));
 }
 
-/// Pairs, and then the ranks of a pair alone.
-fn splits(rank: &mut Rank) {
-    let (me, n) = (rank.rank(), rank.size());
-    let mut pair = rank.communicator.split("pair", me / 2, 0).unwrap();
-    let members: Vec<usize> = (0..n).filter(|other| other / 2 == me / 2).collect();
-    assert_eq!((pair.rank(), pair.size()), (me % 2, members.len()));
-    let mut own = vec![0_u32; members.len()];
-    own[me % 2] = me as u32;
-    let block = pair.run(Call::AllGather, upload(&rank.ctx, &own)).unwrap();
-    assert_eq!(contents::<u32>(&block), members.iter().map(|&m| m as u32).collect::<Vec<_>>());
-    let mut alone = pair.split("alone", me % 2, 0).unwrap();
-    assert_eq!((alone.rank(), alone.size()), (0, 1));
-    let block = alone.run(Call::AllReduce(ReduceOp::Sum), upload(&rank.ctx, &[5_u32])).unwrap();
-    assert_eq!(contents::<u32>(&block), [5]);
+fn split_by_color_and_key(rank: &mut Rank<'_>) {
+    let (me, size) = (rank.world.rank(), rank.world.size());
+    // Rows of two in the order of ranks, columns against it.
+    let mut row = rank.world.split("row", me / 2, me).unwrap();
+    let mut column = rank.world.split("column", me % 2, size - me).unwrap();
+    let row_ranks: Vec<usize> = (0..size).filter(|other| other / 2 == me / 2).collect();
+    let column_ranks: Vec<usize> = (0..size).rev().filter(|other| other % 2 == me % 2).collect();
+    for (comm, ranks) in [(&mut row, &row_ranks), (&mut column, &column_ranks)] {
+        assert_eq!(comm.size(), ranks.len());
+        assert_eq!(ranks[comm.rank()], me);
+        let inputs: Vec<_> = ranks.iter().map(|world_rank| input(2, *world_rank, DType::F32, 1001)).collect();
+        check_call(&mut **comm, &rank.ctx, Call::AllReduce(ReduceOp::Sum), DType::F32, &inputs);
+    }
+    // A part of a part.
+    let pair = row.split("alone", row.rank(), 0).unwrap();
+    assert_eq!((pair.rank(), pair.size()), (0, 1));
+    // Equal keys: in the order of ranks.
+    let same = rank.world.split("same", 7, 0).unwrap();
+    assert_eq!((same.rank(), same.size()), (me, size));
 }
 
-fn the_largest_is_nan_if_any_is(rank: &mut Rank) {
-    for nan in 0..rank.size() {
-        let value = if rank.rank() == nan { f32::NAN } else { rank.rank() as f32 };
-        let block = upload(&rank.ctx, &[value]);
-        let block = rank.run(Call::AllReduce(ReduceOp::Max), block);
-        assert!(contents::<f32>(&block)[0].is_nan());
+fn barrier(rank: &mut Rank<'_>) {
+    let before = rank.world.audit().of(Collective::Barrier);
+    for _ in 0..20 {
+        rank.world.barrier().unwrap();
     }
+    assert_eq!(rank.world.audit().of(Collective::Barrier).calls, before.calls + 20);
 }
 
-fn audits(rank: &mut Rank) {
-    use tisserand_collectives::{Collective, Traffic};
-    let (n, before) = (rank.size(), rank.communicator.audit());
-    for _ in 0..2 {
-        let block = upload(&rank.ctx, &vec![bf16::ZERO; 6 * n]);
-        rank.run(Call::AllGather, block);
-        let block = upload(&rank.ctx, &vec![0.0_f32; 6 * n]);
-        rank.run(Call::AllToAll, block);
-    }
-    let audit = rank.communicator.audit().since(&before);
-    let bytes = 12 * n as u64;
-    assert_eq!(audit.of(Collective::AllGather), Traffic { calls: 2, payload_bytes: 2 * bytes });
-    assert_eq!(audit.of(Collective::AllToAll), Traffic { calls: 2, payload_bytes: 2 * bytes });
-    assert_eq!(audit.of(Collective::ReduceScatter), Traffic::default());
+fn workspace_lasts_until_wait(rank: &mut Rank<'_>) {
+    let (me, size) = (rank.world.rank(), rank.world.size());
+    let in_use = |ctx: &Context<Cpu>| ctx.arena.usage().of(Class::Communication);
+    let before = in_use(&rank.ctx);
+    let call = Call::AllReduce(ReduceOp::Sum);
+    let block = rank.block(DType::F32, &input(1, me, DType::F32, 1001));
+    let pending = rank.world.start(call, block).unwrap();
+    let begun = in_use(&rank.ctx);
+    rank.world.barrier().unwrap();
+    assert!(pending.is_done());
+    assert_eq!(in_use(&rank.ctx), begun);
+    let _block = pending.wait().unwrap();
+    assert_eq!(in_use(&rank.ctx), before);
+    // Of a communicator that needs workspace, as much as a dry run would have said.
+    let elements = workspace_elements(call, size, 1001);
+    assert!(begun == before || begun - before == (4 * elements).next_multiple_of(256));
 }
 
-fn notes(rank: &mut Rank) {
-    rank.progress.note(|activity| activity.unit = Some("block 3".into()));
-    let block = upload(&rank.ctx, &vec![0.0_f32; rank.size()]);
-    rank.run(Call::AllGather, block);
-    if rank.size() > 1 {
-        let (activity, _) = rank.progress.read();
-        let collective = activity.collective.unwrap();
-        assert_eq!((&*collective.kind, collective.unit.as_deref()), ("all_gather", Some("block 3")));
-        assert!(collective.done);
-    }
-}
-
-/// Ranks that call different things are told so by name.
-fn mismatches(world: &dyn World, size: usize) {
-    let last = size - 1;
-    let cases: [(&str, &str, &(dyn Fn(&Rank) -> (Call, Block<Cpu>) + Sync)); 4] = [
-        ("all_gather", "reduce_scatter", &|rank| {
-            let call = if rank.rank() == last { Call::ReduceScatter(ReduceOp::Sum) } else { Call::AllGather };
-            (call, upload(&rank.ctx, &vec![0.0_f32; rank.size()]))
-        }),
-        ("Sum", "Max", &|rank| {
-            let op = if rank.rank() == last { ReduceOp::Max } else { ReduceOp::Sum };
-            (Call::AllReduce(op), upload(&rank.ctx, &[0.0_f32]))
-        }),
-        ("of 8 f32", "of 9 f32", &|rank| {
-            let len = if rank.rank() == last { 9 } else { 8 };
-            (Call::Broadcast { root: 0 }, upload(&rank.ctx, &vec![0.0_f32; len]))
-        }),
-        ("of 8 f32", "of 8 u32", &|rank| {
-            let block = if rank.rank() == last {
-                upload(&rank.ctx, &[0_u32; 8])
-            } else {
-                upload(&rank.ctx, &[0.0_f32; 8])
-            };
-            (Call::AllReduce(ReduceOp::Sum), block)
-        }),
-    ];
-    for (some, other, case) in cases {
-        world.run(size, PATIENCE, &|rank| {
-            let (call, block) = case(rank);
-            let error = rank.communicator.run(call, block).err().unwrap();
-            assert!(matches!(error, CommError::Mismatch(_)), "{error}");
-            let text = error.to_string();
-            assert!(text.contains(some) && text.contains(other), "{text}");
-            assert!(text.contains(&format!("rank {last}")), "{text}");
-        });
-    }
+fn the_audit_counts_full_tensors(rank: &mut Rank<'_>) {
+    let (me, size) = (rank.world.rank(), rank.world.size());
+    let before = rank.world.audit();
+    let inputs = inputs(4, size, DType::Bf16, 20 * size);
+    check_call(rank.world, &rank.ctx, Call::AllGather, DType::Bf16, &inputs);
+    check_call(rank.world, &rank.ctx, Call::AllToAll, DType::Bf16, &inputs);
+    check_call(rank.world, &rank.ctx, Call::AllGather, DType::Bf16, &inputs);
+    let since = rank.world.audit().since(&before);
+    let payload_bytes = 40 * size as u64;
+    assert_eq!(
+        since.of(Collective::AllGather),
+        Traffic { calls: 2, payload_bytes: 2 * payload_bytes },
+        "rank {me}"
+    );
+    assert_eq!(since.of(Collective::AllToAll), Traffic { calls: 1, payload_bytes: payload_bytes / 2 });
+    assert_eq!(since.of(Collective::ReduceScatter), Traffic::default());
 }

@@ -2,7 +2,7 @@
 
 use memmap2::{MmapMut, MmapRaw};
 
-use crate::{Element, KernelError, Result, Storage, TensorMut, TensorRef};
+use crate::{Element, KernelError, Result, Storage, TensorMut, TensorRef, match_element};
 
 /// Zeroed host memory on huge pages where the system has them. Its bytes are reached only through views of
 /// arena blocks.
@@ -57,6 +57,11 @@ impl<'a, D: Storage<Memory = HostMemory>> TensorRef<'a, D> {
         // `T: Pod` admits every bit pattern.
         unsafe { std::slice::from_raw_parts(start, self.len()) }
     }
+
+    /// The bytes of the elements, for those who move them and do not compute with them.
+    pub fn as_bytes(&self) -> &'a [u8] {
+        match_element!(self.dtype(), T => bytemuck::must_cast_slice(self.as_slice::<T>()))
+    }
 }
 
 impl<'a, D: Storage<Memory = HostMemory>> TensorMut<'a, D> {
@@ -74,8 +79,28 @@ impl<'a, D: Storage<Memory = HostMemory>> TensorMut<'a, D> {
         unsafe { std::slice::from_raw_parts_mut(start, view.len()) }
     }
 
+    /// The bytes of the elements, writable for as long as this view is kept.
+    pub fn into_bytes(self) -> &'a mut [u8] {
+        match_element!(self.dtype(), T => bytemuck::must_cast_slice_mut(self.into_slice::<T>()))
+    }
+
     /// The elements, writable while this view is borrowed; panics as [`TensorMut::into_slice`] does.
     pub fn as_mut_slice<T: Element>(&mut self) -> &mut [T] {
         self.reborrow().into_slice()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Class, Context, Cpu, DType};
+
+    #[test]
+    fn bytes_are_those_of_the_elements() {
+        let ctx = Context::new(Cpu::new(1).unwrap(), 1024).unwrap();
+        let mut block = ctx.arena.block(Class::Batch, DType::U32, 3).unwrap();
+        block.view_mut([3]).into_slice::<u32>().copy_from_slice(&[1, 2, 3]);
+        block.range_mut(1, [1]).into_bytes().copy_from_slice(&7_u32.to_ne_bytes());
+        assert_eq!(block.view([3]).as_slice::<u32>(), [1, 7, 3]);
+        assert_eq!(block.range(2, [1]).as_bytes(), 3_u32.to_ne_bytes());
     }
 }

@@ -126,20 +126,7 @@ impl<D: Storage> Arena<D> {
 
     /// A block of `len` elements. Its contents are whatever the last owner left there.
     pub fn block(&self, class: Class, dtype: DType, len: usize) -> Result<Block<D>> {
-        let shared = &self.shared;
-        let size_bytes = (len * dtype.size_bytes()).next_multiple_of(shared.alignment_bytes);
-        let mut state = self.state();
-        let offset_bytes = state.free.take(size_bytes).ok_or(KernelError::ArenaFull {
-            capacity_bytes: shared.capacity_bytes,
-            requested_bytes: size_bytes,
-            class: class.name(),
-        })?;
-        state.usage.by_class[class as usize] += size_bytes;
-        if state.usage.total() > state.peak.total() {
-            state.peak = state.usage;
-        }
-        drop(state);
-        Ok(Block { shared: Arc::clone(shared), class, dtype, len, offset_bytes, size_bytes })
+        Block::take(&self.shared, class, dtype, len)
     }
 
     /// Bytes in use now.
@@ -178,6 +165,27 @@ pub struct Block<D: Storage> {
 }
 
 impl<D: Storage> Block<D> {
+    fn take(shared: &Arc<Shared<D>>, class: Class, dtype: DType, len: usize) -> Result<Self> {
+        let size_bytes = (len * dtype.size_bytes()).next_multiple_of(shared.alignment_bytes);
+        let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let offset_bytes = state.free.take(size_bytes).ok_or(KernelError::ArenaFull {
+            capacity_bytes: shared.capacity_bytes,
+            requested_bytes: size_bytes,
+            class: class.name(),
+        })?;
+        state.usage.by_class[class as usize] += size_bytes;
+        if state.usage.total() > state.peak.total() {
+            state.peak = state.usage;
+        }
+        drop(state);
+        Ok(Block { shared: Arc::clone(shared), class, dtype, len, offset_bytes, size_bytes })
+    }
+
+    /// Another block of the same arena: for those who are handed a block and need workspace besides.
+    pub fn sibling(&self, class: Class, dtype: DType, len: usize) -> Result<Self> {
+        Self::take(&self.shared, class, dtype, len)
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
@@ -322,6 +330,17 @@ mod tests {
         assert_eq!(arena.usage().total(), 256);
         drop(a);
         assert_eq!(arena.usage().total(), 0);
+    }
+
+    #[test]
+    fn a_sibling_comes_from_the_same_arena() {
+        let arena = arena(4096);
+        let a = arena.block(Class::Weights, DType::F32, 64).unwrap();
+        let b = a.sibling(Class::Communication, DType::U8, 300).unwrap();
+        assert_eq!((b.offset_bytes, b.len(), b.dtype()), (256, 300, DType::U8));
+        assert_eq!(arena.usage().of(Class::Communication), 512);
+        drop(a);
+        assert_eq!(arena.usage().total(), 512);
     }
 
     #[test]

@@ -1,0 +1,246 @@
+//! What callers see: [`Mpi`] takes their blocks to the thread that owns MPI.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+use tisserand_kernels::{Block, Class, Cpu, Storage};
+
+use super::header::{Header, Kind};
+use super::job::{Job, Member, Name, Split, Task};
+use super::orders::Orders;
+use super::thread::{self, Start};
+use super::{ffi, workspace_elements};
+use crate::control::CollectiveActivity;
+use crate::{Audit, Call, Collective, CommError, Communicator, Failure, Pending, Progress};
+
+/// A communicator over MPI. MPI ends with the last one of the process, if nothing is under way and nothing has
+/// failed.
+pub struct Mpi {
+    axis: Arc<str>,
+    member: Member,
+    process: Arc<Process>,
+    audit: Audit,
+    numbers: Numbers,
+}
+
+/// What the communicators of a process share.
+struct Process {
+    handle: Handle,
+    progress: Progress,
+    timeout: Duration,
+    /// Names of [`Collective::ALL`], then of splits.
+    kinds: Vec<Arc<str>>,
+}
+
+/// Numbers of the next calls. Messages are counted by peer and direction, so that both ends give the same
+/// number to a call.
+struct Numbers {
+    collectives: u64,
+    sends: Vec<u64>,
+    recvs: Vec<u64>,
+}
+
+/// Reaches the communicators of a process from any of its threads. Does not keep them.
+#[derive(Clone)]
+pub struct Handle {
+    orders: Arc<Orders>,
+    checked: Arc<AtomicBool>,
+}
+
+impl Mpi {
+    /// Starts MPI, in a thread of its own, and returns the communicator of all ranks, named "world".
+    ///
+    /// `device` computes reductions, with a share of its threads. The newest collective of any communicator is
+    /// noted in `progress`. A collective in which nothing moves for `timeout` fails, and names the rank that it
+    /// waits for.
+    ///
+    /// # Errors
+    /// MPI cannot start: it can only once in a process.
+    pub fn start(device: &Cpu, progress: Progress, timeout: Duration) -> Result<Mpi, CommError> {
+        let handle = Handle { orders: Arc::default(), checked: Arc::new(AtomicBool::new(true)) };
+        let orders = Arc::clone(&handle.orders);
+        let start = Start { device: device.fork()?, progress: progress.clone(), timeout };
+        let (started, answer) = sync_channel(1);
+        let work = move || {
+            let _goodbye = Goodbye(&orders);
+            thread::run(&orders, &start, |member| drop(started.send(member)));
+        };
+        std::thread::Builder::new()
+            .name("mpi".to_owned())
+            .spawn(work)
+            .map_err(|error| CommError::Kernel(format!("cannot start the thread that owns MPI: {error}")))?;
+        let kinds = Collective::ALL.map(Kind::Collective).into_iter().chain([Kind::Split]);
+        let kinds = kinds.map(|kind| kind.name().into()).collect();
+        let member = handle.answer(&answer)?;
+        let process = Arc::new(Process { handle, progress, timeout, kinds });
+        Ok(Mpi::new("world", member, process))
+    }
+
+    fn new(axis: &str, member: Member, process: Arc<Process>) -> Self {
+        let numbers = Numbers { collectives: 0, sends: vec![0; member.size], recvs: vec![0; member.size] };
+        Mpi { axis: axis.into(), member, process, audit: Audit::default(), numbers }
+    }
+
+    /// Reaches every communicator of this process.
+    pub fn handle(&self) -> Handle {
+        self.process.handle.clone()
+    }
+
+    fn submit(&mut self, kind: Kind, task: Task) -> Result<(), CommError> {
+        let sequence = self.numbers.next(&task);
+        let index = match kind {
+            Kind::Collective(collective) => collective as usize,
+            Kind::Split => Collective::ALL.len(),
+        };
+        let process = &self.process;
+        let (axis, kind_name) = (Arc::clone(&self.axis), Arc::clone(&process.kinds[index]));
+        process.progress.note(|activity| {
+            let unit = activity.unit.clone();
+            let (axis, kind) = (Arc::clone(&axis), Arc::clone(&kind_name));
+            activity.collective = Some(CollectiveActivity { axis, kind, sequence, unit, done: false });
+        });
+        let header = match &task {
+            Task::Move { call, block, .. } => Header::of_call(*call, block.len(), block.dtype()),
+            Task::Barrier { .. } | Task::Split(_) => Header::without_data(kind),
+        };
+        let name = Name { axis, kind: kind_name, sequence };
+        let checked = process.handle.checked.load(Ordering::Relaxed);
+        process.handle.orders.submit(self.member.line, Job { name, header, checked, task })
+    }
+}
+
+impl Numbers {
+    fn next(&mut self, task: &Task) -> u64 {
+        let next = match task {
+            Task::Move { call: Call::Send { to }, .. } => &mut self.sends[*to],
+            Task::Move { call: Call::Recv { from }, .. } => &mut self.recvs[*from],
+            _ => &mut self.collectives,
+        };
+        *next += 1;
+        *next - 1
+    }
+}
+
+impl Communicator<Cpu> for Mpi {
+    fn rank(&self) -> usize {
+        self.member.rank
+    }
+
+    fn size(&self) -> usize {
+        self.member.size
+    }
+
+    fn start(&mut self, call: Call, block: Block<Cpu>) -> Result<Pending<Cpu>, CommError> {
+        let (len, dtype) = (block.len(), block.dtype());
+        call.check(self.member.rank, self.member.size, len)?;
+        let workspace = match workspace_elements(call, self.member.size, len) {
+            0 => None,
+            elements => Some(block.sibling(Class::Communication, dtype, elements)?),
+        };
+        self.audit.count(call.kind(), call.payload_bytes(len, dtype));
+        let (completion, pending) = Pending::under_way();
+        let task = Task::Move { call, block, workspace, completion };
+        self.submit(Kind::Collective(call.kind()), task)?;
+        Ok(pending)
+    }
+
+    fn barrier(&mut self) -> Result<(), CommError> {
+        self.audit.count(Collective::Barrier, 0);
+        let (reply, answer) = sync_channel(1);
+        let kind = Kind::Collective(Collective::Barrier);
+        self.submit(kind, Task::Barrier { reply })?;
+        self.process.handle.answer(&answer)
+    }
+
+    /// Ranks that split several communicators do so in the same order.
+    fn split(
+        &mut self,
+        axis: &str,
+        color: usize,
+        key: usize,
+    ) -> Result<Box<dyn Communicator<Cpu>>, CommError> {
+        let (reply, answer) = sync_channel(1);
+        let split = Split { color, key, reply };
+        self.submit(Kind::Split, Task::Split(split))?;
+        let member = self.process.handle.answer(&answer)?;
+        Ok(Box::new(Mpi::new(axis, member, Arc::clone(&self.process))))
+    }
+
+    fn audit(&self) -> Audit {
+        self.audit
+    }
+
+    /// As [`Handle::abort`].
+    fn abort(&mut self, failure: Failure) {
+        self.process.handle.abort(failure);
+    }
+}
+
+impl Handle {
+    /// Ends every call of every communicator of this process, under way or to come, with this failure. Other
+    /// ranks hear of it over the control plane, and do the same.
+    pub fn abort(&self, failure: Failure) {
+        self.orders.fail(failure);
+    }
+
+    /// Whether ranks tell each other what they call before they move anything: at first they do. To be changed
+    /// by all ranks at the same place of the schedule, when nothing is under way.
+    pub fn set_checked(&self, checked: bool) {
+        self.checked.store(checked, Ordering::Relaxed);
+    }
+
+    /// Ends every process of the job, this one with `code`.
+    pub fn abort_job(&self, code: u8) -> ! {
+        let code = i32::from(code);
+        if std::thread::current().name() != Some("mpi") {
+            // The thread that owns MPI does it, unless it is gone or stuck.
+            self.orders.abort(code);
+            self.orders.wait_until_ended(Duration::from_secs(1));
+        }
+        ffi::abort(code);
+        std::process::exit(code)
+    }
+
+    /// From now on a panic of any thread of this process, once it has been printed, ends every process of the
+    /// job with exit code 1: the others would wait for this one until their timeouts, and this one for them
+    /// when it ends MPI.
+    pub fn install_panic_hook(&self) {
+        let handle = self.clone();
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            print(info);
+            handle.abort_job(1);
+        }));
+    }
+
+    /// The answer of the thread that owns MPI.
+    fn answer<T>(&self, answer: &Receiver<Result<T, CommError>>) -> Result<T, CommError> {
+        answer.recv().unwrap_or_else(|_| {
+            let gone = || CommError::Kernel("the thread that owns MPI has ended".to_owned());
+            Err(self.orders.refusal().unwrap_or_else(gone))
+        })
+    }
+}
+
+impl Drop for Process {
+    /// Ends the thread, and MPI with it if it can. Others may not come to their end: they are waited for, but
+    /// not for ever.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        self.handle.orders.end();
+        self.handle.orders.wait_until_ended(self.timeout);
+    }
+}
+
+/// Says that the thread has ended, however it does.
+struct Goodbye<'a>(&'a Orders);
+
+impl Drop for Goodbye<'_> {
+    fn drop(&mut self) {
+        self.0.ended();
+    }
+}
