@@ -10,6 +10,7 @@ use tisserand_runtime::data::MicroBatch;
 use tisserand_runtime::decoder::Decoder;
 use tisserand_runtime::engine::Engine;
 use tisserand_runtime::inference::ModelFolder;
+use tisserand_runtime::model::Transformer;
 use tisserand_runtime::step::{Executor, StepConfig};
 use tisserand_runtime::train::DeviceChoice;
 use tisserand_runtime::{Error, Result};
@@ -49,8 +50,9 @@ pub fn choose(config: &Config, place: Place) -> Result<DeviceChoice> {
             let threads = device.num_threads();
             let description = format!("{threads} CPU thread{}", if threads == 1 { "" } else { "s" });
             let Place { local_rank, link, progress, .. } = place;
-            let make = Box::new(move |model, step: StepConfig, arena_bytes| {
-                let axes = axes(link, &device, step.sharding.mesh, &progress)?;
+            let make = Box::new(move |model: Transformer, step: StepConfig, arena_bytes| {
+                let copies = step.sharding.tp().copies(model.config.num_kv_heads);
+                let axes = axes(link, &device, step.sharding.mesh, copies, &progress)?;
                 let ctx = Context::new(device, arena_bytes)?;
                 Ok(Box::new(Executor::new(ctx, model, step, axes, progress)?) as Box<dyn Engine>)
             });
@@ -68,13 +70,13 @@ fn cpu_threads(threads: usize, local_size: usize) -> usize {
     }
 }
 
-fn axes(link: Link, device: &Cpu, mesh: Mesh, progress: &Progress) -> Result<Axes<Cpu>> {
+fn axes(link: Link, device: &Cpu, mesh: Mesh, copies: usize, progress: &Progress) -> Result<Axes<Cpu>> {
     match link {
         Link::Alone => Ok(Axes::single(device)),
         Link::Threads([world, inner]) => {
             let mut world = world.take(device, Overlap::Background, progress.clone())?;
             let mut inner = inner.take(device, Overlap::None, progress.clone())?;
-            Ok(Axes::split(mesh, &mut world, &mut inner)?)
+            Ok(Axes::split(mesh, &mut world, &mut inner, copies)?)
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::model::Transformer;
 use crate::model_config::ModelConfig;
 use crate::network::{Network, NetworkShape};
-use crate::parallel::Sharding;
+use crate::parallel::{Sharding, TensorParallel};
 use crate::step::state::pieces;
 use crate::{hf_config, plan};
 
@@ -90,8 +90,8 @@ impl ModelFolder {
         shape: NetworkShape,
     ) -> Result<Network<D>> {
         let ctx = Context::new(device.clone(), arena_bytes)?;
-        let gathers = Box::new(Single::new(device));
-        let mut network = Network::new(ctx, model.clone(), shape, Sharding::single(), gathers)?;
+        let (gathers, tp) = (Box::new(Single::new(device.clone())), TensorParallel::single(&device));
+        let mut network = Network::new(ctx, model.clone(), shape, Sharding::single(), gathers, tp)?;
         for piece in pieces(&model, Sharding::single()) {
             let values = self.weights.tensors.read_shaped(&piece.param.name, &piece.param.shape)?;
             network.write(piece, &values)?;

@@ -12,11 +12,11 @@ use tisserand_kernels::ops::step_scalars::StepScalars;
 use tisserand_kernels::{Class, Context, DType, DryRun};
 
 use crate::data::MicroBatch;
-use crate::engine::Engine;
+use crate::engine::{Engine, Part};
 use crate::error::Result;
 use crate::model::Transformer;
 use crate::network::{Network, NetworkShape};
-use crate::parallel::Sharding;
+use crate::parallel::{Sharding, TensorParallel};
 use crate::step::state::{STAGED_ELEMENTS, pieces};
 use crate::step::{Executor, StepConfig};
 
@@ -86,7 +86,8 @@ pub fn train(caps: Caps, model: &Transformer, config: &StepConfig, seq_len: usiz
     let device = DryRun::new(caps);
     let ctx = Context::new(device.clone(), DryRun::CAPACITY_BYTES)?;
     let arena = ctx.arena.clone();
-    let axes = Axes::imagined(config.sharding.mesh, config.sharding.rank);
+    let copies = config.sharding.tp().copies(model.config.num_kv_heads);
+    let axes = Axes::imagined(config.sharding.mesh, config.sharding.rank, copies);
     let mut executor = Executor::new(ctx, model.clone(), config.clone(), axes, Progress::default())?;
     executor.initialize(0)?;
     executor.publish()?;
@@ -98,6 +99,9 @@ pub fn train(caps: Caps, model: &Transformer, config: &StepConfig, seq_len: usiz
     let step = device.take_totals();
     let traffic = Axis::ALL.map(|axis| executor.audit(axis).since(&before[axis as usize]));
     executor.network.losses(&config.cross_entropy, &micro_batches[0])?;
+    for part in [Part::Weights, Part::Master, Part::ExpAvg] {
+        executor.snapshot(part)?;
+    }
     Ok(Plan {
         arena_bytes: arena.high_water_bytes(),
         peak: arena.peak(),
@@ -150,8 +154,8 @@ fn network(
     let device = DryRun::new(caps);
     let ctx = Context::new(device.clone(), DryRun::CAPACITY_BYTES)?;
     let arena = ctx.arena.clone();
-    let gathers = Box::new(Single::new(device));
-    Ok((Network::new(ctx, model.clone(), shape, Sharding::single(), gathers)?, arena))
+    let (gathers, tp) = (Box::new(Single::new(device.clone())), TensorParallel::single(&device));
+    Ok((Network::new(ctx, model.clone(), shape, Sharding::single(), gathers, tp)?, arena))
 }
 
 /// Takes and returns the workspace that loading the weights takes.

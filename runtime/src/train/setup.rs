@@ -145,7 +145,7 @@ impl Run {
         let wants_entropy = is_lead && config.data.prepare.is_some();
         let unigram_entropy = if wants_entropy { Some(data::unigram_entropy(&dataset)?) } else { None };
 
-        let model = Transformer::new(config.model.clone());
+        let model = Transformer::sharded(config.model.clone(), sharding(&config, control.rank()).tp());
         let step = step_config(&config, &model, control.rank());
         let plan = plan::train(device.caps, &model, &step, config.training.seq_len)?;
         if is_lead {

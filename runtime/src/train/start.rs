@@ -98,14 +98,24 @@ const READ_ELEMENTS: usize = 16 << 20;
 
 fn load_part(engine: &mut dyn Engine, part: Part, tensors: &TensorSet, prefix: &str) -> Result<()> {
     let (model, sharding) = (engine.model().clone(), engine.sharding());
-    let mut values = Vec::new();
+    // What is cut by columns is read with what lies between.
+    let most = READ_ELEMENTS / sharding.tp().size;
+    let (mut values, mut read) = (Vec::new(), Vec::new());
     for piece in pieces(&model, sharding) {
         let name = format!("{prefix}{}", piece.param.name);
         tensors.check_shape(&name, &piece.param.shape)?;
-        for start in (0..piece.len).step_by(READ_ELEMENTS) {
-            let piece = piece.part(start, READ_ELEMENTS.min(piece.len - start));
+        for start in (0..piece.len).step_by(most) {
+            let piece = piece.part(start, most.min(piece.len - start));
+            values.clear();
             values.resize(piece.len, 0.0);
-            tensors.read_range(&name, piece.start..piece.start + piece.len, &mut values)?;
+            if let Some(first) = piece.runs().next().map(|run| run.global) {
+                let end = piece.runs().map(|run| run.global + run.len).last().unwrap_or(first);
+                read.resize(end - first, 0.0);
+                tensors.read_range(&name, first..end, &mut read)?;
+                for run in piece.runs() {
+                    values[run.local..][..run.len].copy_from_slice(&read[run.global - first..][..run.len]);
+                }
+            }
             engine.write_piece(&piece, part, &values)?;
         }
     }

@@ -225,7 +225,7 @@ impl Trainer {
         if self.saving.weights_are_due(step) {
             self.collect_save(true);
             self.before_save()?;
-            self.saving.weights(self.run.engine.as_ref(), step)?;
+            self.saving.weights(self.run.engine.as_mut(), step)?;
         }
         Ok(())
     }
@@ -235,17 +235,14 @@ impl Trainer {
         self.collect_save(true);
         self.before_save()?;
         self.read_scalars()?;
-        self.stall_s = self.saving.checkpoint(self.run.engine.as_ref(), &self.run.state)?;
+        self.stall_s = self.saving.checkpoint(self.run.engine.as_mut(), &self.run.state)?;
         self.report.stalled(self.stall_s);
         Ok(())
     }
 
-    /// The folder is still this job's, and the weights are at rest.
-    fn before_save(&mut self) -> Result<()> {
-        if let Some(lock) = &self.run.lock {
-            lock.check()?;
-        }
-        self.run.engine.settle()
+    /// The folder is still this job's.
+    fn before_save(&self) -> Result<()> {
+        self.run.lock.as_ref().map_or(Ok(()), |lock| lock.check())
     }
 
     /// Reports a save that ended; with `wait`, waits for the one under way. A failed save does not end the
