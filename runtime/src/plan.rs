@@ -12,7 +12,7 @@ use tisserand_kernels::ops::step_scalars::StepScalars;
 use tisserand_kernels::{Class, Context, DType, DryRun};
 
 use crate::data::MicroBatch;
-use crate::engine::{Engine, Part};
+use crate::engine::Engine;
 use crate::error::Result;
 use crate::model::Transformer;
 use crate::network::{Network, NetworkShape};
@@ -99,9 +99,7 @@ pub fn train(caps: Caps, model: &Transformer, config: &StepConfig, seq_len: usiz
     let step = device.take_totals();
     let traffic = Axis::ALL.map(|axis| executor.audit(axis).since(&before[axis as usize]));
     executor.network.losses(&config.cross_entropy, &micro_batches[0])?;
-    for part in [Part::Weights, Part::Master, Part::ExpAvg] {
-        executor.snapshot(part)?;
-    }
+    executor.reserve_snapshot()?;
     Ok(Plan {
         arena_bytes: arena.high_water_bytes(),
         peak: arena.peak(),

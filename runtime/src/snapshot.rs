@@ -49,15 +49,38 @@ impl<D: Device> Executor<D> {
         }
         // The same list on every rank along `tp`: they lie alike there.
         for piece in shared_out(gathered, sharding.replicas()) {
-            let staged = STAGED_ELEMENTS / tp.place().size;
-            for start in (0..piece.len).step_by(staged) {
-                let piece = piece.part(start, staged.min(piece.len - start));
+            for piece in self.staged(piece) {
                 let all = self.gather_columns(&piece, part)?;
                 let rows = Rows { piece, size_bytes: self.dtype(part).size_bytes(), all: &all };
                 rows.save(tp.place().rank, tp.place().size, &mut saved);
             }
         }
         Ok(saved)
+    }
+
+    /// Takes and returns the workspace of a snapshot, and nothing else: for dry runs.
+    ///
+    /// # Errors
+    /// A full arena.
+    pub(crate) fn reserve_snapshot(&self) -> Result<()> {
+        let (model, sharding) = (&self.network.model, self.config().sharding);
+        let gathered = pieces(model, sharding).filter(|piece| matches!(piece.param.cut, Cut::Columns { .. }));
+        let longest = shared_out(gathered.collect(), sharding.replicas())
+            .into_iter()
+            .flat_map(|piece| self.staged(piece))
+            .map(|piece| piece.len)
+            .max();
+        let elements = longest.unwrap_or(0) * sharding.tp().size;
+        for part in [Part::Weights, Part::Master, Part::ExpAvg] {
+            self.network.ctx.arena.block(Class::Workspace, self.dtype(part), elements)?;
+        }
+        Ok(())
+    }
+
+    /// A piece in parts that are gathered at once.
+    fn staged<'a>(&self, piece: Piece<'a>) -> impl Iterator<Item = Piece<'a>> + use<'a, D> {
+        let most = STAGED_ELEMENTS / self.config().sharding.tp().size;
+        (0..piece.len).step_by(most).map(move |start| piece.part(start, most.min(piece.len - start)))
     }
 
     /// The same elements of every rank along `tp`, one rank's behind the other's.
