@@ -4,20 +4,17 @@
 //! [`DryRun`], so the arena that the run allocates is exactly as large as the
 //! run needs, and the FLOPs are those of the ops that are called.
 
-use tisserand_collectives::{Audit, Axes, Axis, Progress, Single};
+use tisserand_collectives::{Audit, Axes, Axis, Progress};
 use tisserand_kernels::arena::Usage;
 use tisserand_kernels::device::Caps;
 use tisserand_kernels::dry_run::OpTotal;
 use tisserand_kernels::ops::step_scalars::StepScalars;
-use tisserand_kernels::{Class, Context, DType, DryRun};
+use tisserand_kernels::{Class, Context, DryRun};
 
 use crate::data::MicroBatch;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::model::Transformer;
-use crate::network::{Network, NetworkShape};
-use crate::parallel::{Sharding, TensorParallel};
-use crate::step::state::{STAGED_ELEMENTS, pieces};
 use crate::step::{Executor, StepConfig};
 
 /// What a run needs and does, per rank.
@@ -108,57 +105,4 @@ pub fn train(caps: Caps, model: &Transformer, config: &StepConfig, seq_len: usiz
         num_parameters: model.num_parameters(),
         model_flops: ModelFlops::new(model, seq_len),
     })
-}
-
-/// Arena bytes for evaluation on micro-batches of `tokens` tokens.
-pub fn evaluation_bytes(
-    caps: Caps,
-    model: &Transformer,
-    dtype: DType,
-    tokens: usize,
-    seq_len: usize,
-) -> Result<usize> {
-    let (mut network, arena) = network(caps, model, NetworkShape { dtype, tokens, positions: seq_len })?;
-    stage(&network)?;
-    let params = tisserand_kernels::ops::cross_entropy::CrossEntropyParams { z_loss: 0.0 };
-    network.losses(&params, &MicroBatch::empty(tokens))?;
-    Ok(arena.high_water_bytes())
-}
-
-/// Arena bytes for generation: a prompt at once, then tokens one by one, `capacity` tokens in all.
-pub fn generation_bytes(
-    caps: Caps,
-    model: &Transformer,
-    dtype: DType,
-    prompt_len: usize,
-    capacity: usize,
-) -> Result<usize> {
-    let (mut network, arena) = network(caps, model, NetworkShape { dtype, tokens: 1, positions: capacity })?;
-    stage(&network)?;
-    let mut caches = network.caches(capacity)?;
-    network.extend(&mut caches, &vec![0; prompt_len])?;
-    for _ in prompt_len..capacity {
-        network.extend(&mut caches, &[0])?;
-    }
-    Ok(arena.high_water_bytes())
-}
-
-/// A network on a device that only counts, and its arena.
-fn network(
-    caps: Caps,
-    model: &Transformer,
-    shape: NetworkShape,
-) -> Result<(Network<DryRun>, tisserand_kernels::Arena<DryRun>)> {
-    let device = DryRun::new(caps);
-    let ctx = Context::new(device.clone(), DryRun::CAPACITY_BYTES)?;
-    let arena = ctx.arena.clone();
-    let (gathers, tp) = (Box::new(Single::new(device.clone())), TensorParallel::single(&device));
-    Ok((Network::new(ctx, model.clone(), shape, Sharding::single(), gathers, tp)?, arena))
-}
-
-/// Takes and returns the workspace that loading the weights takes.
-fn stage(network: &Network<DryRun>) -> Result<()> {
-    let longest = pieces(&network.model, Sharding::single()).map(|piece| piece.len).max().unwrap_or(0);
-    network.ctx.arena.block(Class::Workspace, DType::F32, longest.min(STAGED_ELEMENTS))?;
-    Ok(())
 }

@@ -14,7 +14,7 @@ pub mod evaluation;
 pub mod report;
 pub mod saving;
 pub mod setup;
-mod start;
+pub(crate) mod start;
 pub mod trainer;
 
 pub use setup::{DeviceChoice, TrainOptions};

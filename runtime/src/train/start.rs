@@ -11,7 +11,9 @@ use crate::config::{Config, InitLoad};
 use crate::engine::{Engine, Part};
 use crate::error::{Error, Result};
 use crate::log::Logger;
-use crate::step::state::pieces;
+use crate::model::Transformer;
+use crate::parallel::Sharding;
+use crate::step::state::{Piece, pieces};
 
 /// Start values, or those that `[init] from` names.
 pub(super) fn begin(engine: &mut dyn Engine, config: &Config, logger: &Logger) -> Result<TrainerState> {
@@ -98,10 +100,24 @@ const READ_ELEMENTS: usize = 16 << 20;
 
 fn load_part(engine: &mut dyn Engine, part: Part, tensors: &TensorSet, prefix: &str) -> Result<()> {
     let (model, sharding) = (engine.model().clone(), engine.sharding());
+    load_pieces(tensors, prefix, &model, sharding, |piece, values| engine.write_piece(&piece, part, values))
+}
+
+/// Reads what a rank holds of every parameter and hands it to `write`, in the order of the layout; padding is zero.
+///
+/// # Errors
+/// Of reading, of another shape than the model's, of `write`.
+pub(crate) fn load_pieces(
+    tensors: &TensorSet,
+    prefix: &str,
+    model: &Transformer,
+    sharding: Sharding,
+    mut write: impl FnMut(Piece<'_>, &[f32]) -> Result<()>,
+) -> Result<()> {
     // What is cut by columns is read with what lies between.
     let most = READ_ELEMENTS / sharding.tp().size;
     let (mut values, mut read) = (Vec::new(), Vec::new());
-    for piece in pieces(&model, sharding) {
+    for piece in pieces(model, sharding) {
         let name = format!("{prefix}{}", piece.param.name);
         tensors.check_shape(&name, &piece.param.shape)?;
         for start in (0..piece.len).step_by(most) {
@@ -116,7 +132,7 @@ fn load_part(engine: &mut dyn Engine, part: Part, tensors: &TensorSet, prefix: &
                     values[run.local..][..run.len].copy_from_slice(&read[run.global - first..][..run.len]);
                 }
             }
-            engine.write_piece(&piece, part, &values)?;
+            write(piece, &values)?;
         }
     }
     Ok(())
