@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::Rendezvous;
 use super::link::{Heard, Link, Ticker, spawn};
 use super::outbox::Outbox;
+use super::spoke::DEPUTY;
 use super::wire::{Message, fits};
 use crate::control::board::Board;
 use crate::control::hub::{Hub, Seat};
@@ -17,8 +18,15 @@ use crate::control::member::Route;
 use crate::control::rounds::{Call, Key};
 use crate::control::{Failure, Progress, RankReport, host_name, lock};
 
-/// How long the end waits for last words to be written, and a report for last notes to come.
+/// How long the end waits for last words to be written.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long a report waits for the last notes of living ranks. Less than what launchers leave between the death
+/// of one process and the end of the others (Open MPI: two seconds).
+const LAST_NOTES: Duration = Duration::from_millis(500);
+
+/// How long the news of its death may take to leave for a rank that does not take it.
+pub(super) const OBITUARY: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(super) struct Root {
@@ -27,6 +35,8 @@ pub(super) struct Root {
     peers: Vec<Peer>,
     ticker: Mutex<Option<Ticker>>,
     leaving: AtomicBool,
+    /// This process was stopped for so long that its deputy has reported in its place.
+    succeeded: AtomicBool,
 }
 
 #[derive(Default)]
@@ -44,7 +54,8 @@ impl Root {
         seats.extend(peers.iter().map(|peer| Box::new(Arc::clone(&peer.outbox)) as Box<dyn Seat>));
         let board = Board::new(world_size, &host_name(), vec![(0, progress.clone())]);
         let hub = Hub::new(seats, board);
-        Arc::new(Root { hub, peers, ticker: Mutex::new(None), leaving: AtomicBool::new(false) })
+        let (leaving, succeeded) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Root { hub, peers, ticker: Mutex::new(None), leaving, succeeded })
     }
 
     pub(super) fn hub(&self) -> &Hub {
@@ -109,6 +120,9 @@ impl Root {
                 link.heard();
             } else if link.silence() > meeting.dead_after && link.end() {
                 self.hub.die(rank, meeting.silent());
+                // A rank that was only stopped must read that, and not take the end for the death of rank 0.
+                peer.outbox.close();
+                peer.outbox.drain(Instant::now() + OBITUARY);
                 link.cut();
             }
         }
@@ -124,6 +138,10 @@ impl Root {
                 Ok(Some(Message::Note(activity, age_s))) => self.hub.board().note(rank, activity, age_s),
                 Ok(Some(Message::Last(activity, age_s))) => self.hub.board().last(rank, activity, age_s),
                 Ok(Some(Message::Fail(failure))) => self.hub.fail(failure),
+                Ok(Some(Message::TakenForDead(failure))) => {
+                    self.succeeded.fetch_or(rank == DEPUTY, Ordering::AcqRel);
+                    self.hub.fail(failure);
+                }
                 Ok(Some(Message::Goodbye)) => {
                     link.end();
                     self.hub.leave(rank);
@@ -157,7 +175,8 @@ impl Route for Arc<Root> {
     }
 
     fn report(&self) -> Option<Vec<RankReport>> {
-        self.hub.board().take(LAST_WORDS)
+        let reports = self.hub.board().take(LAST_NOTES);
+        reports.filter(|_| !self.succeeded.load(Ordering::Acquire))
     }
 
     fn leave(&self) {
