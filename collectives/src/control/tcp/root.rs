@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::Rendezvous;
-use super::link::{Heard, Link, Ticker, spawn};
+use super::link::{self, Heard, Link, Ticker, spawn};
 use super::outbox::Outbox;
 use super::spoke::DEPUTY;
 use super::wire::{Message, fits};
@@ -24,6 +24,9 @@ pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a report waits for the last notes of living ranks. Less than what launchers leave between the death
 /// of one process and the end of the others (Open MPI: two seconds).
 const LAST_NOTES: Duration = Duration::from_millis(500);
+
+/// A rank of which nothing is heard for so long is missed, though not yet dead.
+const MISSED: Duration = Duration::from_millis(3 * link::BEAT.as_millis() as u64);
 
 /// How long the news of its death may take to leave for a rank that does not take it.
 pub(super) const OBITUARY: Duration = Duration::from_millis(100);
@@ -128,6 +131,23 @@ impl Root {
         }
     }
 
+    /// What `accuser` says of another rank is that it is late. If that one lives and a third does not, it was late
+    /// because it waited for the third.
+    fn blame(&self, accuser: usize, failure: Failure) -> Failure {
+        let link = |rank: usize| self.peers.get(rank.wrapping_sub(1)).and_then(|peer| peer.link.get());
+        let is_missed = |rank: &usize| link(*rank).is_some_and(|link| link.is_silent(MISSED));
+        if failure.rank == accuser || is_missed(&failure.rank) {
+            return failure;
+        }
+        match (1..=self.peers.len()).find(is_missed) {
+            Some(rank) => {
+                let silence = link(rank).map_or(0.0, |link| link.silence().as_secs_f64());
+                Failure { rank, cause: format!("no sign of life for {silence:.1} s; {failure}"), ..failure }
+            }
+            None => failure,
+        }
+    }
+
     /// Reads what `rank` says until it has no more to say.
     fn serve(&self, rank: usize, link: &Link) {
         let mut stream = BufReader::new(Heard(link));
@@ -137,7 +157,7 @@ impl Root {
                 Ok(Some(Message::Beat)) => {}
                 Ok(Some(Message::Note(activity, age_s))) => self.hub.board().note(rank, activity, age_s),
                 Ok(Some(Message::Last(activity, age_s))) => self.hub.board().last(rank, activity, age_s),
-                Ok(Some(Message::Fail(failure))) => self.hub.fail(failure),
+                Ok(Some(Message::Fail(failure))) => self.hub.fail(self.blame(rank, failure)),
                 Ok(Some(Message::TakenForDead(failure))) => {
                     self.succeeded.fetch_or(rank == DEPUTY, Ordering::AcqRel);
                     self.hub.fail(failure);
@@ -171,7 +191,7 @@ impl Route for Arc<Root> {
     }
 
     fn fail(&self, failure: Failure) {
-        self.hub.fail(failure);
+        self.hub.fail(self.blame(0, failure));
     }
 
     fn report(&self) -> Option<Vec<RankReport>> {
