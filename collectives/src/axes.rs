@@ -2,7 +2,7 @@
 
 use tisserand_kernels::Device;
 
-use crate::{Audit, Axis, CommError, Communicator, Imagined, Mesh, Single};
+use crate::{Audit, Axis, CommError, Communicator, Imagined, Mesh, Single, Workspace};
 
 /// The communicators of one rank.
 pub struct Axes<D: Device> {
@@ -23,10 +23,11 @@ impl<D: Device> Axes<D> {
         Axes { gather: single(), reduce: single(), replicate: single(), tp: single() }
     }
 
-    /// A rank of a mesh whose other ranks are imagined.
-    pub fn imagined(mesh: Mesh, rank: usize) -> Self {
+    /// A rank of a mesh whose other ranks are imagined, on communicators that take this `workspace`.
+    pub fn imagined(mesh: Mesh, rank: usize, workspace: Workspace) -> Self {
         let imagined = |axis| {
-            Box::new(Imagined::new(mesh.coordinate(rank, axis), mesh.size(axis))) as Box<dyn Communicator<D>>
+            let (rank, size) = (mesh.coordinate(rank, axis), mesh.size(axis));
+            Box::new(Imagined::new(rank, size, workspace)) as Box<dyn Communicator<D>>
         };
         Axes {
             gather: imagined(Axis::DpShard),

@@ -70,9 +70,10 @@ pub struct Train {
     /// Print nothing but errors
     #[arg(long, short)]
     pub quiet: bool,
-    /// Train on N ranks that are threads of this process; [mesh] says how they share the work
-    #[arg(long, value_name = "N", default_value = "1", value_parser = ranks)]
-    pub ranks: usize,
+    /// Train on N ranks that are threads of this process; [mesh] says how they share the work. Not for processes
+    /// that mpirun or srun started, which know how many they are
+    #[arg(long, value_name = "N", value_parser = ranks)]
+    pub ranks: Option<usize>,
 }
 
 /// `plan`

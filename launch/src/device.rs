@@ -1,7 +1,7 @@
 //! The one place where a device is chosen.
 
 use tisserand_collectives::threads::Seat;
-use tisserand_collectives::{Axes, Mesh, Overlap, Progress};
+use tisserand_collectives::{Axes, Mesh, Overlap, Progress, Workspace};
 use tisserand_kernels::device::Caps;
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::{Context, Cpu, DType, Storage};
@@ -14,30 +14,59 @@ use tisserand_runtime::step::{Executor, StepConfig};
 use tisserand_runtime::train::DeviceChoice;
 use tisserand_runtime::{Error, Result};
 
+#[cfg(feature = "mpi")]
+use crate::processes;
+
 /// How a rank reaches the others.
 pub enum Link {
     /// There are none.
     Alone,
     /// Threads of this process: one seat for calls in the background, one for those inside of layers.
     Threads([Seat<Cpu>; 2]),
+    /// Processes.
+    #[cfg(feature = "mpi")]
+    Processes(processes::Seat),
+}
+
+impl Link {
+    fn workspace(&self) -> Workspace {
+        match self {
+            Link::Alone | Link::Threads(_) => Workspace::None,
+            #[cfg(feature = "mpi")]
+            Link::Processes(_) => Workspace::Mpi,
+        }
+    }
+
+    /// What is to be done after the first step.
+    fn trust(&self) -> Box<dyn FnOnce() + Send> {
+        match self {
+            // Threads compare their calls as they meet, at no cost.
+            Link::Alone | Link::Threads(_) => Box::new(|| {}),
+            #[cfg(feature = "mpi")]
+            Link::Processes(seat) => seat.trust(),
+        }
+    }
 }
 
 /// A rank's place in the run.
 pub struct Place {
     /// Among the ranks of this machine.
     pub local_rank: usize,
-    /// Ranks of this machine.
-    pub local_size: usize,
+    /// The rank's share of the machine's cores.
+    pub cores: usize,
     /// The others.
     pub link: Link,
     /// Where the rank notes what it does.
     pub progress: Progress,
+    /// Lines about how it came there, for the log of rank 0.
+    pub notices: Vec<String>,
 }
 
 impl Place {
     /// One rank alone.
     pub fn alone() -> Self {
-        Place { local_rank: 0, local_size: 1, link: Link::Alone, progress: Progress::default() }
+        let (link, progress) = (Link::Alone, Progress::default());
+        Place { local_rank: 0, cores: cores(1), link, progress, notices: Vec::new() }
     }
 }
 
@@ -45,27 +74,29 @@ impl Place {
 pub fn choose(config: &Config, place: Place) -> Result<DeviceChoice> {
     match config.run.device {
         DeviceKind::Cpu => {
-            let device = Cpu::new(cpu_threads(config.run.threads, place.local_size))?;
+            let device = Cpu::new(match config.run.threads {
+                0 => place.cores,
+                threads => threads,
+            })?;
             let threads = device.num_threads();
             let description = format!("{threads} CPU thread{}", if threads == 1 { "" } else { "s" });
             let Place { local_rank, link, progress, .. } = place;
+            let (workspace, after_first_step) = (link.workspace(), link.trust());
             let make = Box::new(move |model, step: StepConfig, arena_bytes| {
                 let axes = axes(link, &device, step.sharding.mesh, &progress)?;
                 let ctx = Context::new(device, arena_bytes)?;
                 Ok(Box::new(Executor::new(ctx, model, step, axes, progress)?) as Box<dyn Engine>)
             });
-            Ok(DeviceChoice { caps: Cpu::CAPS, description, local_rank, make })
+            let caps = Cpu::CAPS;
+            Ok(DeviceChoice { caps, description, local_rank, workspace, make, after_first_step })
         }
         DeviceKind::Cuda => Err(not_yet()),
     }
 }
 
-/// Worker threads of a rank: `threads`, or its share of the cores.
-fn cpu_threads(threads: usize, local_size: usize) -> usize {
-    match threads {
-        0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() / local_size).max(1)),
-        threads => threads,
-    }
+/// The cores of each of so many ranks of this process.
+pub fn cores(ranks: usize) -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / ranks).max(1))
 }
 
 fn axes(link: Link, device: &Cpu, mesh: Mesh, progress: &Progress) -> Result<Axes<Cpu>> {
@@ -76,13 +107,17 @@ fn axes(link: Link, device: &Cpu, mesh: Mesh, progress: &Progress) -> Result<Axe
             let mut inner = inner.take(device, Overlap::None, progress.clone())?;
             Ok(Axes::split(mesh, &mut world, &mut inner)?)
         }
+        #[cfg(feature = "mpi")]
+        Link::Processes(seat) => seat.take(device, mesh, progress),
     }
 }
 
-/// What plans must know of a device, without starting it.
-pub fn caps(kind: DeviceKind) -> Result<Caps> {
+/// What plans must know of a device and of its communicators, without starting either. Ranks may become threads or
+/// processes: a build for processes plans for those, which take more.
+pub fn to_plan(kind: DeviceKind) -> Result<(Caps, Workspace)> {
+    let workspace = if cfg!(feature = "mpi") { Workspace::Mpi } else { Workspace::None };
     match kind {
-        DeviceKind::Cpu => Ok(Cpu::CAPS),
+        DeviceKind::Cpu => Ok((Cpu::CAPS, workspace)),
         DeviceKind::Cuda => Err(not_yet()),
     }
 }

@@ -4,7 +4,7 @@
 //! [`DryRun`], so the arena that the run allocates is exactly as large as the
 //! run needs, and the FLOPs are those of the ops that are called.
 
-use tisserand_collectives::{Audit, Axes, Axis, Progress, Single};
+use tisserand_collectives::{Audit, Axes, Axis, Progress, Single, Workspace};
 use tisserand_kernels::arena::Usage;
 use tisserand_kernels::device::Caps;
 use tisserand_kernels::dry_run::OpTotal;
@@ -81,12 +81,19 @@ impl Plan {
     }
 }
 
-/// Plans a training run on a device with these caps.
-pub fn train(caps: Caps, model: &Transformer, config: &StepConfig, seq_len: usize) -> Result<Plan> {
+/// Plans a training run on a device with these caps, whose ranks reach each other by communicators that take
+/// this `workspace`.
+pub fn train(
+    caps: Caps,
+    model: &Transformer,
+    config: &StepConfig,
+    seq_len: usize,
+    workspace: Workspace,
+) -> Result<Plan> {
     let device = DryRun::new(caps);
     let ctx = Context::new(device.clone(), DryRun::CAPACITY_BYTES)?;
     let arena = ctx.arena.clone();
-    let axes = Axes::imagined(config.sharding.mesh, config.sharding.rank);
+    let axes = Axes::imagined(config.sharding.mesh, config.sharding.rank, workspace);
     let mut executor = Executor::new(ctx, model.clone(), config.clone(), axes, Progress::default())?;
     executor.initialize(0)?;
     executor.publish()?;

@@ -85,7 +85,7 @@ fn an_8b_model_is_planned_in_two_seconds() {
         },
         sharding: Sharding::single(),
     };
-    let plan = plan::train(Cpu::new(1).unwrap().caps(), &model, &config, 8192).unwrap();
+    let plan = plan::train(Cpu::new(1, Workspace::None).unwrap().caps(), &model, &config, 8192).unwrap();
     let elapsed = start.elapsed();
     println!("planned in {elapsed:?}: {} bytes", plan.arena_bytes);
     assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");
