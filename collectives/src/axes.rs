@@ -2,7 +2,7 @@
 
 use tisserand_kernels::Device;
 
-use crate::{Audit, Axis, CommError, Communicator, Imagined, Mesh, Single};
+use crate::{Audit, Axis, CommError, Communicator, Imagined, Mesh, Single, Workspace};
 
 /// The communicators of one rank.
 pub struct Axes<D: Device> {
@@ -25,10 +25,10 @@ impl<D: Device> Axes<D> {
         Axes { gather: single(), reduce: single(), replicate: single(), tp: single(), copies: single() }
     }
 
-    /// A rank of a mesh whose other ranks are imagined; every `copies` neighbours along `tp` have the same key
-    /// heads.
-    pub fn imagined(mesh: Mesh, rank: usize, copies: usize) -> Self {
-        let of = |rank, size| Box::new(Imagined::new(rank, size)) as Box<dyn Communicator<D>>;
+    /// A rank of a mesh whose other ranks are imagined, on communicators that take this `workspace`; every `copies`
+    /// neighbours along `tp` have the same key heads.
+    pub fn imagined(mesh: Mesh, rank: usize, copies: usize, workspace: Workspace) -> Self {
+        let of = |rank, size| Box::new(Imagined::new(rank, size, workspace)) as Box<dyn Communicator<D>>;
         let imagined = |axis| of(mesh.coordinate(rank, axis), mesh.size(axis));
         Axes {
             gather: imagined(Axis::DpShard),

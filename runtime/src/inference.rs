@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tisserand_collectives::Axes;
+use tisserand_collectives::{Axes, Workspace};
 use tisserand_kernels::device::Caps;
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::{Arena, Class, Context, DType, Device, DryRun};
@@ -64,7 +64,7 @@ impl ModelFolder {
     /// Weights that are not those of the model, a device without the memory, ranks that fail.
     pub fn evaluator<D: Device>(&self, place: InferencePlace<D>, shape: NetworkShape) -> Result<Network<D>> {
         let model = Transformer::sharded(self.config.clone(), place.sharding.tp());
-        let bytes = evaluation_bytes(place.device.caps(), &model, place.sharding, shape)?;
+        let bytes = evaluation_bytes(place.device.caps(), &model, place.sharding, place.workspace, shape)?;
         self.load(place, bytes, model, shape)
     }
 
@@ -81,7 +81,14 @@ impl ModelFolder {
     ) -> Result<CachedNetwork<D>> {
         let model = Transformer::sharded(self.config.clone(), place.sharding.tp());
         let shape = NetworkShape { dtype, tokens: 1, positions: capacity };
-        let bytes = generation_bytes(place.device.caps(), &model, place.sharding, shape, prompt_len)?;
+        let bytes = generation_bytes(
+            place.device.caps(),
+            &model,
+            place.sharding,
+            place.workspace,
+            shape,
+            prompt_len,
+        )?;
         CachedNetwork::new(self.load(place, bytes, model, shape)?, capacity)
     }
 
@@ -92,7 +99,7 @@ impl ModelFolder {
         model: Transformer,
         shape: NetworkShape,
     ) -> Result<Network<D>> {
-        let InferencePlace { device, sharding, axes } = place;
+        let InferencePlace { device, sharding, axes, .. } = place;
         let ctx = Context::new(device, arena_bytes)?;
         let tp = TensorParallel::new(axes.tp, axes.copies);
         let mut network = Network::new(ctx, model.clone(), shape, sharding, axes.gather, tp)?;
@@ -112,6 +119,8 @@ pub struct InferencePlace<D: Device> {
     pub sharding: Sharding,
     /// Its communicators.
     pub axes: Axes<D>,
+    /// What they take from the arena.
+    pub workspace: Workspace,
 }
 
 /// Arena bytes for evaluation on micro-batches of `shape.tokens` tokens.
@@ -119,9 +128,10 @@ fn evaluation_bytes(
     caps: Caps,
     model: &Transformer,
     sharding: Sharding,
+    workspace: Workspace,
     shape: NetworkShape,
 ) -> Result<usize> {
-    let (mut network, arena) = imagined(caps, model, sharding, shape)?;
+    let (mut network, arena) = imagined(caps, model, sharding, workspace, shape)?;
     let params = CrossEntropyParams { z_loss: 0.0 };
     network.losses(&params, &MicroBatch::empty(shape.tokens))?;
     Ok(arena.high_water_bytes())
@@ -132,10 +142,11 @@ fn generation_bytes(
     caps: Caps,
     model: &Transformer,
     sharding: Sharding,
+    workspace: Workspace,
     shape: NetworkShape,
     prompt_len: usize,
 ) -> Result<usize> {
-    let (mut network, arena) = imagined(caps, model, sharding, shape)?;
+    let (mut network, arena) = imagined(caps, model, sharding, workspace, shape)?;
     let mut caches = network.caches(shape.positions)?;
     network.extend(&mut caches, &vec![0; prompt_len])?;
     for _ in prompt_len..shape.positions {
@@ -149,12 +160,13 @@ fn imagined(
     caps: Caps,
     model: &Transformer,
     sharding: Sharding,
+    workspace: Workspace,
     shape: NetworkShape,
 ) -> Result<(Network<DryRun>, Arena<DryRun>)> {
     let ctx = Context::new(DryRun::new(caps), DryRun::CAPACITY_BYTES)?;
     let arena = ctx.arena.clone();
     let copies = sharding.tp().copies(model.config.num_kv_heads);
-    let axes = Axes::imagined(sharding.mesh, sharding.rank, copies);
+    let axes = Axes::imagined(sharding.mesh, sharding.rank, copies, workspace);
     let tp = TensorParallel::new(axes.tp, axes.copies);
     let mut network = Network::new(ctx, model.clone(), shape, sharding, axes.gather, tp)?;
     // The workspace of loading.

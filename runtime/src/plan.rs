@@ -4,7 +4,7 @@
 //! [`DryRun`], so the arena that the run allocates is exactly as large as the
 //! run needs, and the FLOPs are those of the ops that are called.
 
-use tisserand_collectives::{Audit, Axes, Axis, Progress};
+use tisserand_collectives::{Audit, Axes, Axis, Progress, Workspace};
 use tisserand_kernels::arena::Usage;
 use tisserand_kernels::device::Caps;
 use tisserand_kernels::dry_run::OpTotal;
@@ -78,13 +78,20 @@ impl Plan {
     }
 }
 
-/// Plans a training run on a device with these caps.
-pub fn train(caps: Caps, model: &Transformer, config: &StepConfig, seq_len: usize) -> Result<Plan> {
+/// Plans a training run on a device with these caps, whose ranks reach each other by communicators that take
+/// this `workspace`.
+pub fn train(
+    caps: Caps,
+    model: &Transformer,
+    config: &StepConfig,
+    seq_len: usize,
+    workspace: Workspace,
+) -> Result<Plan> {
     let device = DryRun::new(caps);
     let ctx = Context::new(device.clone(), DryRun::CAPACITY_BYTES)?;
     let arena = ctx.arena.clone();
     let copies = config.sharding.tp().copies(model.config.num_kv_heads);
-    let axes = Axes::imagined(config.sharding.mesh, config.sharding.rank, copies);
+    let axes = Axes::imagined(config.sharding.mesh, config.sharding.rank, copies, workspace);
     let mut executor = Executor::new(ctx, model.clone(), config.clone(), axes, Progress::default())?;
     executor.initialize(0)?;
     executor.publish()?;

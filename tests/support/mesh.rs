@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tisserand_collectives::{Audit, Axes, Axis, Mesh, Overlap, Progress, threads};
+use tisserand_collectives::{Audit, Axes, Axis, Mesh, Overlap, Progress, Workspace, threads};
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::ops::step_scalars::StepScalars;
 use tisserand_kernels::{Context, Cpu, DType};
@@ -136,7 +136,7 @@ fn sequence(step: usize, index: usize, vocab_size: usize) -> MicroBatch {
     };
     let tokens: Vec<u32> = (0..SEQ_LEN).map(|_| (random() % vocab_size as u64) as u32).collect();
     let mut labels: Vec<i32> = (0..SEQ_LEN).map(|_| (random() % vocab_size as u64) as i32).collect();
-    let ignored = if index % 3 == 0 { 12 } else { 1 };
+    let ignored = if index.is_multiple_of(3) { 12 } else { 1 };
     labels[..ignored].fill(-100);
     MicroBatch {
         valid_tokens: (SEQ_LEN - ignored) as u64,
@@ -207,7 +207,7 @@ fn train_rank(
     let tp = spread.sharding(rank).tp();
     let (model, copies) = (Transformer::sharded(config.clone(), tp), tp.copies(config.num_kv_heads));
     let step = spread.step(&model, rank);
-    let plan = plan::train(Cpu::CAPS, &model, &step, SEQ_LEN).unwrap();
+    let plan = plan::train(Cpu::CAPS, &model, &step, SEQ_LEN, Workspace::None).unwrap();
     let (device, progress) = (Cpu::new(1).unwrap(), Progress::default());
     let mut world = world.take(&device, Overlap::Background, progress.clone()).unwrap();
     let mut inner = inner.take(&device, Overlap::None, progress.clone()).unwrap();

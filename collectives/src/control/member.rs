@@ -19,6 +19,9 @@ pub(super) trait Route: Send + Sync {
     fn fail(&self, failure: Failure);
     fn report(&self) -> Option<Vec<RankReport>>;
     fn leave(&self);
+
+    /// The hub was told of this failure and has not answered.
+    fn unanswered(&self, _failure: &Failure) {}
 }
 
 /// One rank's part.
@@ -67,6 +70,9 @@ impl Member {
         self.route.fail(failure.clone());
         // The hub decides which failure was the first, so that all ranks name the same.
         self.inbox.wait_for_failure(ECHO);
+        if self.inbox.failure().is_none() {
+            self.route.unanswered(&failure);
+        }
         run(self.inbox.trip(&failure), &failure);
     }
 }

@@ -121,6 +121,9 @@ impl Trainer {
         let step = run.state.step + 1;
         let inputs = step_inputs(run, step, valid_tokens);
         run.engine.train(&inputs, &batch.micro_batches)?;
+        if let Some(after_first_step) = run.after_first_step.take() {
+            after_first_step();
+        }
         self.loader.recycle(batch);
         let training = &run.config.training;
         run.state.step = step;
