@@ -1,7 +1,6 @@
 //! The ranks of a run: threads of this process, which are started and joined here, or processes, of which this is
 //! one (`processes`). When one fails tells why, once.
 
-use std::any::Any;
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -167,10 +166,17 @@ pub fn on_threads<R: Send>(
             };
             std::thread::Builder::new().name(name).spawn_scoped(scope, run)
         };
-        let threads: Vec<_> = links.zip(Memory::new(ranks)).enumerate().map(start).collect();
+        let threads: Vec<_> =
+            links.zip(Memory::with_patience(ranks, patience(terms.timeout))).enumerate().map(start).collect();
         threads.into_iter().map(|thread| Ended::join(thread)).collect()
     });
     conclude(terms, ended)
+}
+
+/// How long a rank waits for the others between collectives. Those come to their own end first, and know better who
+/// is late.
+fn patience(collective_timeout: Duration) -> Duration {
+    collective_timeout.mul_f64(1.25)
 }
 
 /// A failure ends the collectives that wait.
@@ -183,50 +189,33 @@ fn wake_on_failure(control: &dyn ControlPlane, seats: [&threads::Seat<tisserand_
 /// How a rank ended.
 struct Ended<R> {
     result: Result<R>,
+    /// The failure that ended the run, if one did: the same at all ranks.
+    failure: Option<Failure>,
     /// What every rank was doing, if it fell to this one to say so.
     reports: Option<Vec<RankReport>>,
 }
 
 impl<R> Ended<R> {
     fn join(thread: std::io::Result<std::thread::ScopedJoinHandle<'_, Ended<R>>>) -> Self {
-        let failed = |why: String| Ended { result: Err(Error::fault(why)), reports: None };
+        let failed = |error: Error| Ended { result: Err(error), failure: None, reports: None };
         match thread {
-            Ok(thread) => thread.join().unwrap_or_else(|panic| failed(message(panic.as_ref()))),
-            Err(error) => failed(format!("cannot start the thread of a rank: {error}")),
+            Ok(thread) => thread.join().unwrap_or_else(|panic| failed(Error::panicked(panic.as_ref()))),
+            Err(error) => failed(Error::fault(format!("cannot start the thread of a rank: {error}"))),
         }
     }
 }
 
 /// Runs a rank's part. Its error, or its panic, is told to all ranks.
 fn guard<R>(control: &dyn ControlPlane, body: impl FnOnce() -> Result<R>) -> Ended<R> {
-    let rank = control.rank();
-    let result = attempt(rank, body);
-    let reports = result.as_ref().err().and_then(|error| {
-        control.fail(failure_of(rank, error));
-        control.report()
-    });
-    Ended { result, reports }
+    let result = attempt(body);
+    let Err(error) = &result else { return Ended { result, failure: None, reports: None } };
+    control.fail(error.failure(control.rank()));
+    Ended { result, failure: control.failure(), reports: control.report() }
 }
 
 /// Runs a rank's part; a panic becomes its error.
-pub(crate) fn attempt<R>(rank: usize, body: impl FnOnce() -> Result<R>) -> Result<R> {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
-        Err(Error::Peer(Failure::fault(rank, format!("panicked: {}", message(panic.as_ref())))))
-    })
-}
-
-/// What the others are told of an error of this rank.
-pub(crate) fn failure_of(rank: usize, error: &Error) -> Failure {
-    match error {
-        Error::Peer(failure) => failure.clone(),
-        error => Failure { rank, cause: error.to_string(), exit_code: error.exit_code() },
-    }
-}
-
-/// The message of a panic.
-pub(crate) fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+pub(crate) fn attempt<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(Error::panicked(panic.as_ref())))
 }
 
 /// Says what every rank was doing when the run failed, on standard error and in the run folder, and `then` the last
@@ -250,25 +239,21 @@ pub(crate) fn tell(
 }
 
 /// The result of rank 0, or the first cause of the failure.
-fn conclude<R>(terms: &Terms, ended: Vec<Ended<R>>) -> Result<R> {
-    let mut first = None;
-    let mut own = None;
-    let mut peer = None;
-    for Ended { result, reports } in ended {
-        if let Some(reports) = reports {
-            peer = Some(reports);
-        }
-        match result {
-            Ok(value) if first.is_none() && own.is_none() => first = Some(value),
-            Ok(_) => {}
-            Err(error) if own.is_none() || !matches!(error, Error::Peer(_)) => own = Some(error),
-            Err(_) => {}
-        }
-    }
-    let Some(error) = own else {
-        return first.ok_or_else(|| Error::fault("a run needs at least one rank"));
+fn conclude<R>(terms: &Terms, mut ended: Vec<Ended<R>>) -> Result<R> {
+    let reports = ended.iter_mut().find_map(|rank| rank.reports.take());
+    let Some(failure) = ended.iter().find_map(|rank| rank.failure.clone()) else {
+        // Nobody failed, but for threads that could not be started.
+        let results: Result<Vec<R>> = ended.into_iter().map(|rank| rank.result).collect();
+        return results?.into_iter().next().ok_or_else(|| Error::fault("a run needs at least one rank"));
     };
-    if let Some(reports) = peer {
+    let own = |rank: &Ended<R>| rank.result.as_ref().is_err_and(Error::is_own);
+    // What all ranks came to by themselves, a loss that diverges, say, is nobody's death; and rank 0 speaks for
+    // itself without its name.
+    let agreed = ended.iter().all(own);
+    let speaks = agreed || (failure.exit_code != 1 && ended.first().is_some_and(own));
+    let first = ended.into_iter().next().and_then(|rank| rank.result.err()).filter(|_| speaks);
+    let error = first.unwrap_or(Error::Peer(failure));
+    if let Some(reports) = reports.filter(|_| !agreed) {
         tell(terms, &error, &reports, error.exit_code(), "");
     }
     Err(error)

@@ -32,7 +32,7 @@ use watch::Watch;
 use crate::device::{Link, Place};
 use crate::env;
 use crate::ranks::Ranks;
-use crate::world::{attempt, failure_of};
+use crate::world::attempt;
 
 /// How long ranks wait for each other at the start, if `run.collective_timeout_s` is not shorter.
 const MEETING_MAX: Duration = Duration::from_secs(180);
@@ -58,7 +58,7 @@ pub fn join<R>(
         timeout: Duration::from_secs_f64(config.run.collective_timeout_s),
         world: world.clone(),
     };
-    let ended = attempt(ranks.rank, || {
+    let ended = attempt(|| {
         let place = Place {
             local_rank: ranks.local_rank,
             cores: cores::share(control.as_ref())?,
@@ -77,7 +77,7 @@ pub fn join<R>(
             Ok(value)
         }
         Err(error) => {
-            control.fail(failure_of(ranks.rank, &error));
+            control.fail(error.failure(ranks.rank));
             watch.end()
         }
     }

@@ -88,7 +88,7 @@ impl Watch {
         let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             print(panic);
-            let cause = format!("panicked: {}", world::message(panic.payload()));
+            let cause = Error::panicked(panic.payload()).to_string();
             on_panic.change(|state| {
                 state.panicked.get_or_insert(Failure::fault(rank, cause));
             });

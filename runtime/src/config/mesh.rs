@@ -23,7 +23,7 @@ pub(super) fn mesh(section: &Section<'_>, ranks: Ranks) -> Result<Mesh> {
     let ranks = ranks.unwrap_or(given);
     let fits = if auto.is_some() { ranks.is_multiple_of(given) } else { ranks == given };
     if !fits {
-        let largest = (0..3).max_by_key(|&axis| sizes[axis]).unwrap_or(0);
+        let largest = (0..3).rev().max_by_key(|&axis| sizes[axis]).unwrap_or(0);
         let hint = if auto.is_some() { "" } else { ", or mesh.dp_shard = \"auto\"" };
         let message = format!(
             "the sizes of the mesh multiply to {given}, but the run has {ranks} rank{}; hint: --ranks {given}{hint}",

@@ -164,7 +164,7 @@ impl Run {
         let mut engine = (device.make)(model, step, plan.arena_bytes)?;
         let state = match &newest {
             Some(dir) => start::resume(engine.as_mut(), dir, config.run.seed)?,
-            None => start::begin(engine.as_mut(), &config, &logger)?,
+            None => start::begin(engine.as_mut(), &config, &logger, control.as_ref())?,
         };
         engine.publish()?;
         if is_lead {
@@ -202,15 +202,17 @@ fn agreed_checkpoint(
     logger: &Logger,
     control: &dyn ControlPlane,
 ) -> Result<Option<PathBuf>> {
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
-    let mut name = Vec::new();
-    if control.rank() == 0
-        && let Some(path) = newest_checkpoint(folder, logger)?
-    {
-        name = path.as_os_str().as_bytes().to_vec();
-    }
-    let name = control.broadcast(Channel::Step, name)?;
-    Ok((!name.is_empty()).then(|| PathBuf::from(std::ffi::OsString::from_vec(name))))
+    let mine = if control.rank() == 0 { newest_checkpoint(folder, logger)? } else { None };
+    broadcast_path(control, mine)
+}
+
+/// Rank 0's path, at every rank.
+pub(super) fn broadcast_path(control: &dyn ControlPlane, path: Option<PathBuf>) -> Result<Option<PathBuf>> {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    let bytes = path.map_or_else(Vec::new, |path| path.into_os_string().into_vec());
+    let bytes = control.broadcast(Channel::Step, bytes)?;
+    Ok((!bytes.is_empty()).then(|| PathBuf::from(OsString::from_vec(bytes))))
 }
 
 /// The checkpoint to go on from; `None` in a folder without any.

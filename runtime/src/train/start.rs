@@ -3,9 +3,11 @@
 
 use std::path::Path;
 
+use tisserand_collectives::ControlPlane;
 use tisserand_kernels::ops::step_scalars::StepScalars;
 
 use super::saving::OPTIMIZER_PARTS;
+use super::setup;
 use crate::checkpoint::{self, CheckpointReader, HfFolder, Source, TensorSet, TrainerState};
 use crate::config::{Config, InitLoad};
 use crate::engine::{Engine, Part};
@@ -16,18 +18,22 @@ use crate::parallel::Sharding;
 use crate::step::state::{Piece, pieces};
 
 /// Start values, or those that `[init] from` names.
-pub(super) fn begin(engine: &mut dyn Engine, config: &Config, logger: &Logger) -> Result<TrainerState> {
+pub(super) fn begin(
+    engine: &mut dyn Engine,
+    config: &Config,
+    logger: &Logger,
+    control: &dyn ControlPlane,
+) -> Result<TrainerState> {
     let fresh = TrainerState { seed: config.run.seed, ..TrainerState::default() };
     let Some(from) = &config.init.from else {
         engine.initialize(config.run.seed)?;
         set_scalars(engine, &fresh)?;
         return Ok(fresh);
     };
-    let resolved = checkpoint::resolve(from)?;
-    resolved.warning.iter().for_each(|warning| logger.warn(warning));
+    let source = agreed_source(from, logger, control)?;
     logger.line(&format!("weights from {}", from.display()));
     let needs_optimizer = config.init.load != InitLoad::Weights;
-    match resolved.source {
+    match source {
         Source::HfFolder(dir) if needs_optimizer => Err(Error::input(format!(
             "init.load = \"{}\" needs a checkpoint, but init.from = {} is a Hugging Face folder without \
              optimizer state; hint: init.load = \"weights\"",
@@ -60,6 +66,21 @@ pub(super) fn begin(engine: &mut dyn Engine, config: &Config, logger: &Logger) -
             Ok(state)
         }
     }
+}
+
+/// What all ranks start from: what rank 0 finds. The run that writes there may be under way, and complete another
+/// checkpoint between the looks of two ranks.
+fn agreed_source(from: &Path, logger: &Logger, control: &dyn ControlPlane) -> Result<Source> {
+    let mut mine = None;
+    if control.rank() == 0 {
+        let resolved = checkpoint::resolve(from)?;
+        resolved.warning.iter().for_each(|warning| logger.warn(warning));
+        mine = match resolved.source {
+            Source::Checkpoint(dir) | Source::HfFolder(dir) => Some(dir),
+        };
+    }
+    let dir = setup::broadcast_path(control, mine)?;
+    Ok(checkpoint::resolve(dir.as_deref().unwrap_or(from))?.source)
 }
 
 /// `init.load = "all"` goes on after the step of the checkpoint, so there must be a step after it.

@@ -50,12 +50,7 @@ impl Trainer {
             }
             return Ok(Outcome::Finished);
         }
-        let logger = Arc::clone(&run.logger);
-        let ended = Trainer::new(run).and_then(Trainer::steps);
-        if let Err(error) = &ended {
-            logger.error(&error.to_string());
-        }
-        ended
+        Trainer::new(run)?.steps()
     }
 
     fn new(run: Run) -> Result<Self> {
