@@ -1,8 +1,49 @@
 //! One rank's communicators, one or two per axis of the mesh.
 
+use std::sync::Arc;
+
 use tisserand_kernels::Device;
 
+use crate::imagined::Watch;
 use crate::{Audit, Axis, CommError, Communicator, Imagined, Mesh, Single};
+
+/// One of a rank's communicators, named as the fields of [`Axes`]. The collectives of one run one after the
+/// other, those of different ones side by side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Queue {
+    /// [`Axes::gather`].
+    Gather,
+    /// [`Axes::reduce`].
+    Reduce,
+    /// [`Axes::replicate`].
+    Replicate,
+    /// [`Axes::tp`].
+    Tp,
+}
+
+impl Queue {
+    /// Every communicator.
+    pub const ALL: [Queue; 4] = [Queue::Gather, Queue::Reduce, Queue::Replicate, Queue::Tp];
+
+    /// The axis along which it communicates.
+    pub const fn axis(self) -> Axis {
+        match self {
+            Queue::Gather | Queue::Reduce => Axis::DpShard,
+            Queue::Replicate => Axis::DpReplicate,
+            Queue::Tp => Axis::Tp,
+        }
+    }
+
+    /// The name in plans.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Queue::Gather => "gather",
+            Queue::Reduce => "reduce",
+            Queue::Replicate => "replicate",
+            Queue::Tp => "tp",
+        }
+    }
+}
 
 /// The communicators of one rank.
 pub struct Axes<D: Device> {
@@ -25,14 +66,27 @@ impl<D: Device> Axes<D> {
 
     /// A rank of a mesh whose other ranks are imagined.
     pub fn imagined(mesh: Mesh, rank: usize) -> Self {
-        let imagined = |axis| {
-            Box::new(Imagined::new(mesh.coordinate(rank, axis), mesh.size(axis))) as Box<dyn Communicator<D>>
-        };
+        Self::made_by(|queue| {
+            let axis = queue.axis();
+            Imagined::new(mesh.coordinate(rank, axis), mesh.size(axis))
+        })
+    }
+
+    /// As [`Axes::imagined`]; `watch` is told of every collective.
+    pub fn watched(mesh: Mesh, rank: usize, watch: Arc<dyn Watch>) -> Self {
+        Self::made_by(|queue| {
+            let axis = queue.axis();
+            Imagined::watched(mesh.coordinate(rank, axis), mesh.size(axis), queue, Arc::clone(&watch))
+        })
+    }
+
+    fn made_by(imagined: impl Fn(Queue) -> Imagined) -> Self {
+        let make = |queue| Box::new(imagined(queue)) as Box<dyn Communicator<D>>;
         Axes {
-            gather: imagined(Axis::DpShard),
-            reduce: imagined(Axis::DpShard),
-            replicate: imagined(Axis::DpReplicate),
-            tp: imagined(Axis::Tp),
+            gather: make(Queue::Gather),
+            reduce: make(Queue::Reduce),
+            replicate: make(Queue::Replicate),
+            tp: make(Queue::Tp),
         }
     }
 

@@ -14,6 +14,7 @@ pub struct Pending<D: Storage> {
 
 enum State<D: Storage> {
     Done(Block<D>),
+    Watched(Block<D>, Box<dyn FnOnce() + Send>),
     UnderWay(Arc<Shared<D>>),
 }
 
@@ -45,6 +46,11 @@ impl<D: Storage> Pending<D> {
         Pending { state: State::Done(block) }
     }
 
+    /// A collective that ended at once; `on_wait` is told when somebody waits for it.
+    pub fn watched(block: Block<D>, on_wait: impl FnOnce() + Send + 'static) -> Self {
+        Pending { state: State::Watched(block, Box::new(on_wait)) }
+    }
+
     /// A collective that another thread carries out.
     pub fn under_way() -> (Completion<D>, Self) {
         let shared = Arc::new(Shared { result: Mutex::new(None), changed: Condvar::new() });
@@ -54,7 +60,7 @@ impl<D: Storage> Pending<D> {
     /// Whether `wait` would return at once.
     pub fn is_done(&self) -> bool {
         match &self.state {
-            State::Done(_) => true,
+            State::Done(_) | State::Watched(..) => true,
             State::UnderWay(shared) => shared.result().is_some(),
         }
     }
@@ -66,6 +72,10 @@ impl<D: Storage> Pending<D> {
     pub fn wait(self) -> Result<Block<D>, CommError> {
         match self.state {
             State::Done(block) => Ok(block),
+            State::Watched(block, on_wait) => {
+                on_wait();
+                Ok(block)
+            }
             State::UnderWay(shared) => {
                 let mut result = shared.result();
                 loop {
