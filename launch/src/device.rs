@@ -10,6 +10,7 @@ use tisserand_runtime::data::MicroBatch;
 use tisserand_runtime::decoder::Decoder;
 use tisserand_runtime::engine::Engine;
 use tisserand_runtime::inference::ModelFolder;
+use tisserand_runtime::plan::machine::CUDA_CAPS;
 use tisserand_runtime::step::{Executor, StepConfig};
 use tisserand_runtime::train::DeviceChoice;
 use tisserand_runtime::{Error, Result};
@@ -80,10 +81,10 @@ fn axes(link: Link, device: &Cpu, mesh: Mesh, progress: &Progress) -> Result<Axe
 }
 
 /// What plans must know of a device, without starting it.
-pub fn caps(kind: DeviceKind) -> Result<Caps> {
+pub fn caps(kind: DeviceKind) -> Caps {
     match kind {
-        DeviceKind::Cpu => Ok(Cpu::CAPS),
-        DeviceKind::Cuda => Err(not_yet()),
+        DeviceKind::Cpu => Cpu::CAPS,
+        DeviceKind::Cuda => CUDA_CAPS,
     }
 }
 
@@ -117,5 +118,5 @@ pub fn decoder(
 }
 
 fn not_yet() -> Error {
-    Error::input("run.device = \"cuda\": not yet; hint: run.device = \"cpu\"")
+    Error::input("run.device = \"cuda\": not yet, only plans are made; hint: run.device = \"cpu\"")
 }
