@@ -51,6 +51,18 @@ impl Collective {
             Collective::Barrier => "barrier",
         }
     }
+
+    /// Bytes that a rank of `ranks` sends per byte of payload, with a ring: `(n - 1) / n` for a gather, a
+    /// scatter and an exchange, twice that for an all-reduce.
+    pub fn sent_per_payload(self, ranks: usize) -> f64 {
+        let others = (ranks - 1) as f64 / ranks as f64;
+        match self {
+            Collective::AllReduce => 2.0 * others,
+            Collective::ReduceScatter | Collective::AllGather | Collective::AllToAll => others,
+            Collective::Broadcast | Collective::Send => 1.0,
+            Collective::Recv | Collective::Barrier => 0.0,
+        }
+    }
 }
 
 /// What one kind of collective moved.

@@ -1,8 +1,52 @@
 //! One rank's communicators, one or two per axis of the mesh.
 
+use std::sync::Arc;
+
 use tisserand_kernels::Device;
 
+use crate::imagined::Watch;
 use crate::{Audit, Axis, CommError, Communicator, Imagined, Mesh, Single, Workspace};
+
+/// One of a rank's communicators, named as the fields of [`Axes`]. The collectives of one run one after the
+/// other, those of different ones side by side.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Queue {
+    /// [`Axes::gather`].
+    Gather,
+    /// [`Axes::reduce`].
+    Reduce,
+    /// [`Axes::replicate`].
+    Replicate,
+    /// [`Axes::tp`].
+    Tp,
+    /// [`Axes::copies`].
+    Copies,
+}
+
+impl Queue {
+    /// Every communicator.
+    pub const ALL: [Queue; 5] = [Queue::Gather, Queue::Reduce, Queue::Replicate, Queue::Tp, Queue::Copies];
+
+    /// The axis along which it communicates.
+    pub const fn axis(self) -> Axis {
+        match self {
+            Queue::Gather | Queue::Reduce => Axis::DpShard,
+            Queue::Replicate => Axis::DpReplicate,
+            Queue::Tp | Queue::Copies => Axis::Tp,
+        }
+    }
+
+    /// The name in plans.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Queue::Gather => "gather",
+            Queue::Reduce => "reduce",
+            Queue::Replicate => "replicate",
+            Queue::Tp => "tp",
+            Queue::Copies => "copies",
+        }
+    }
+}
 
 /// The communicators of one rank.
 pub struct Axes<D: Device> {
@@ -28,14 +72,42 @@ impl<D: Device> Axes<D> {
     /// A rank of a mesh whose other ranks are imagined, on communicators that take this `workspace`; every `copies`
     /// neighbours along `tp` have the same key heads.
     pub fn imagined(mesh: Mesh, rank: usize, copies: usize, workspace: Workspace) -> Self {
-        let of = |rank, size| Box::new(Imagined::new(rank, size, workspace)) as Box<dyn Communicator<D>>;
-        let imagined = |axis| of(mesh.coordinate(rank, axis), mesh.size(axis));
+        Self::made_by(mesh, rank, copies, |_, rank, size| Imagined::new(rank, size, workspace))
+    }
+
+    /// As [`Axes::imagined`]; `watch` is told of every collective.
+    pub fn watched(
+        mesh: Mesh,
+        rank: usize,
+        copies: usize,
+        workspace: Workspace,
+        watch: Arc<dyn Watch>,
+    ) -> Self {
+        Self::made_by(mesh, rank, copies, |queue, rank, size| {
+            Imagined::new(rank, size, workspace).watched(queue, Arc::clone(&watch))
+        })
+    }
+
+    fn made_by(
+        mesh: Mesh,
+        rank: usize,
+        copies: usize,
+        imagined: impl Fn(Queue, usize, usize) -> Imagined,
+    ) -> Self {
+        let make = |queue: Queue| {
+            let axis = queue.axis();
+            let (rank, size) = match queue {
+                Queue::Copies => (mesh.coordinate(rank, axis) % copies, copies),
+                _ => (mesh.coordinate(rank, axis), mesh.size(axis)),
+            };
+            Box::new(imagined(queue, rank, size)) as Box<dyn Communicator<D>>
+        };
         Axes {
-            gather: imagined(Axis::DpShard),
-            reduce: imagined(Axis::DpShard),
-            replicate: imagined(Axis::DpReplicate),
-            tp: imagined(Axis::Tp),
-            copies: of(mesh.coordinate(rank, Axis::Tp) % copies, copies),
+            gather: make(Queue::Gather),
+            reduce: make(Queue::Reduce),
+            replicate: make(Queue::Replicate),
+            tp: make(Queue::Tp),
+            copies: make(Queue::Copies),
         }
     }
 

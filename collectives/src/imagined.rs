@@ -1,8 +1,11 @@
 //! The communicator of dry runs: its other ranks are imagined. It counts, takes the workspace that the real one
 //! would take, and gives every block back as it is.
 
+use std::sync::Arc;
+
 use tisserand_kernels::{Block, Class, Device};
 
+use crate::axes::Queue;
 use crate::communicator::{Call, CommError, Communicator};
 use crate::{Audit, Collective, Failure, Pending, mpi};
 
@@ -27,19 +30,34 @@ impl Workspace {
     }
 }
 
+/// Is told of the collectives of a dry run, in order.
+pub trait Watch: Send + Sync {
+    /// A collective was begun; returns the number under which its end is told.
+    fn begun(&self, queue: Queue, kind: Collective, payload_bytes: usize) -> usize;
+
+    /// Somebody waits for a collective.
+    fn awaited(&self, number: usize);
+}
+
 /// A rank among ranks that are not there.
-#[derive(Debug)]
+#[derive(Clone)]
 pub struct Imagined {
     rank: usize,
     size: usize,
     workspace: Workspace,
     audit: Audit,
+    watch: Option<(Queue, Arc<dyn Watch>)>,
 }
 
 impl Imagined {
     /// Rank `rank` of `size`.
     pub fn new(rank: usize, size: usize, workspace: Workspace) -> Self {
-        Imagined { rank, size, workspace, audit: Audit::default() }
+        Imagined { rank, size, workspace, audit: Audit::default(), watch: None }
+    }
+
+    /// The same, whose collectives `watch` is told of, as those of `queue`.
+    pub fn watched(self, queue: Queue, watch: Arc<dyn Watch>) -> Self {
+        Imagined { watch: Some((queue, watch)), ..self }
     }
 }
 
@@ -55,14 +73,16 @@ impl<D: Device> Communicator<D> for Imagined {
     fn start(&mut self, call: Call, block: Block<D>) -> Result<Pending<D>, CommError> {
         let (len, dtype) = (block.len(), block.dtype());
         call.check(self.rank, self.size, len)?;
-        self.audit.count(call.kind(), call.payload_bytes(len, dtype));
+        let payload_bytes = call.payload_bytes(len, dtype);
+        self.audit.count(call.kind(), payload_bytes);
         let workspace = match self.workspace.elements(call, self.size, len) {
-            0 => return Ok(Pending::done(block)),
-            elements => block.sibling(Class::Communication, dtype, elements)?,
+            0 => None,
+            elements => Some(block.sibling(Class::Communication, dtype, elements)?),
         };
-        let (completion, pending) = Pending::under_way();
-        completion.complete_with(block, Some(workspace));
-        Ok(pending)
+        let Some((queue, watch)) = &self.watch else { return Ok(Pending::imagined(block, workspace, None)) };
+        let number = watch.begun(*queue, call.kind(), payload_bytes);
+        let watch = Arc::clone(watch);
+        Ok(Pending::imagined(block, workspace, Some(Box::new(move || watch.awaited(number)))))
     }
 
     fn barrier(&mut self) -> Result<(), CommError> {
@@ -77,7 +97,7 @@ impl<D: Device> Communicator<D> for Imagined {
         _color: usize,
         _key: usize,
     ) -> Result<Box<dyn Communicator<D>>, CommError> {
-        Ok(Box::new(Imagined::new(self.rank, self.size, self.workspace)))
+        Ok(Box::new(Imagined { audit: Audit::default(), ..self.clone() }))
     }
 
     fn audit(&self) -> Audit {

@@ -24,10 +24,10 @@ mod single;
 pub mod threads;
 
 pub use audit::{Audit, Collective, Traffic};
-pub use axes::Axes;
+pub use axes::{Axes, Queue};
 pub use communicator::{Call, CommError, Communicator, ReduceOp};
 pub use control::{Alone, Channel, ControlPlane, Failure, Memory, Progress, Tcp};
-pub use imagined::{Imagined, Workspace};
+pub use imagined::{Imagined, Watch, Workspace};
 pub use mesh::{Axis, Mesh};
 pub use pending::{Completion, Pending};
 pub use placement::Placement;

@@ -14,6 +14,7 @@ pub struct Pending<D: Storage> {
 
 enum State<D: Storage> {
     Done(Block<D>),
+    Imagined { ended: Ended<D>, on_wait: Option<Box<dyn FnOnce() + Send>> },
     UnderWay(Arc<Shared<D>>),
 }
 
@@ -45,6 +46,15 @@ impl<D: Storage> Pending<D> {
         Pending { state: State::Done(block) }
     }
 
+    /// A collective of a dry run: it has ended, but keeps its workspace until `wait`, which tells `on_wait`.
+    pub(crate) fn imagined(
+        block: Block<D>,
+        workspace: Option<Block<D>>,
+        on_wait: Option<Box<dyn FnOnce() + Send>>,
+    ) -> Self {
+        Pending { state: State::Imagined { ended: Ended { block, workspace }, on_wait } }
+    }
+
     /// A collective that another thread carries out.
     pub fn under_way() -> (Completion<D>, Self) {
         let shared = Arc::new(Shared { result: Mutex::new(None), changed: Condvar::new() });
@@ -54,7 +64,7 @@ impl<D: Storage> Pending<D> {
     /// Whether `wait` would return at once.
     pub fn is_done(&self) -> bool {
         match &self.state {
-            State::Done(_) => true,
+            State::Done(_) | State::Imagined { .. } => true,
             State::UnderWay(shared) => shared.result().is_some(),
         }
     }
@@ -66,6 +76,12 @@ impl<D: Storage> Pending<D> {
     pub fn wait(self) -> Result<Block<D>, CommError> {
         match self.state {
             State::Done(block) => Ok(block),
+            State::Imagined { ended, on_wait } => {
+                if let Some(on_wait) = on_wait {
+                    on_wait();
+                }
+                Ok(ended.block)
+            }
             State::UnderWay(shared) => {
                 let mut result = shared.result();
                 loop {

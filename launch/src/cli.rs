@@ -35,7 +35,7 @@ pub struct RunFile {
 pub enum Command {
     /// Train a model; continues by itself from the newest checkpoint in the run folder
     Train(Train),
-    /// Say what a run needs and does, without data: memory by class, FLOPs, checkpoints
+    /// Say what a run needs and does, without data: memory, FLOPs, traffic, files, step time
     Plan(Plan),
     /// Compute the validation losses of a checkpoint
     Eval(Eval),
@@ -72,16 +72,43 @@ pub struct Train {
     pub quiet: bool,
     /// Train on N ranks that are threads of this process; [mesh] says how they share the work. Not for processes
     /// that mpirun or srun started, which know how many they are
-    #[arg(long, value_name = "N", value_parser = ranks)]
+    #[arg(long, value_name = "N", value_parser = count::<1024>)]
     pub ranks: Option<usize>,
 }
 
 /// `plan`
 #[derive(Args, Debug)]
+#[command(after_help = "\
+The real step of one rank runs on a device that only counts: bytes, FLOPs and
+traffic are exact, for any number of ranks, in seconds. Times are predictions:
+docs/planner.md states the model, and its errors against published runs.
+
+Examples:
+  tisserand plan run.toml                          what it needs and moves
+  tisserand plan run.toml --nodes 16 --profile jeanzay-h100    and how long
+  tisserand plan run.toml --ranks 64 --profile h200 --search   what is best
+
+Profiles: h100-sxm, h200, a100-80gb, gh200, gb200, jeanzay-h100, jeanzay-a100,
+or a file PROFILE.toml.")]
 pub struct Plan {
     /// What to plan.
     #[command(flatten)]
     pub run_file: RunFile,
+    /// Plan for N ranks; sizes of [mesh] that are "auto" follow
+    #[arg(long, value_name = "N", value_parser = count::<1_048_576>, conflicts_with = "nodes")]
+    pub ranks: Option<usize>,
+    /// Plan for N nodes, with as many ranks each as --gpus-per-node or the profile says
+    #[arg(long, value_name = "N", value_parser = count::<1_048_576>)]
+    pub nodes: Option<usize>,
+    /// GPUs, and so ranks, of a node: those that share fast links
+    #[arg(long, value_name = "G", value_parser = count::<1_048_576>)]
+    pub gpus_per_node: Option<usize>,
+    /// Predict step time and MFU on these GPUs and this network; without it no time is predicted
+    #[arg(long, value_name = "PROFILE")]
+    pub profile: Option<String>,
+    /// Rank meshes, ZeRO stages, micro-batches and recomputation that fit the memory of --profile
+    #[arg(long)]
+    pub search: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -100,7 +127,7 @@ pub struct Eval {
     #[arg(long)]
     pub json: bool,
     /// Evaluate on N ranks that are threads of this process, on the run file's [mesh]; processes: under mpirun
-    #[arg(long, value_name = "N", value_parser = ranks)]
+    #[arg(long, value_name = "N", value_parser = count::<1024>)]
     pub ranks: Option<usize>,
 }
 
@@ -135,7 +162,7 @@ pub struct Generate {
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
     /// Generate on N ranks that are threads of this process
-    #[arg(long, value_name = "N", default_value = "1", value_parser = ranks)]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count::<1024>)]
     pub ranks: usize,
     /// Ranks that share every layer; the others share the weights. As many as the heads allow, if absent
     #[arg(long, value_name = "T")]
@@ -269,10 +296,8 @@ pub enum Config {
     },
 }
 
-/// A number of thread-ranks: each has a pool of threads and an arena of its own.
-fn ranks(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(ranks @ 1..=1024) => Ok(ranks),
-        _ => Err("a number from 1 to 1024".to_owned()),
-    }
+/// A number from 1 to `MOST`.
+fn count<const MOST: usize>(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (1..=MOST).contains(count));
+    count.ok_or_else(|| format!("a number from 1 to {MOST}"))
 }

@@ -14,6 +14,7 @@ use tisserand_runtime::model::Transformer;
 use tisserand_runtime::model_config::ModelConfig;
 use tisserand_runtime::network::NetworkShape;
 use tisserand_runtime::parallel::Sharding;
+use tisserand_runtime::plan::machine::CUDA_CAPS;
 use tisserand_runtime::step::{Executor, StepConfig};
 use tisserand_runtime::train::DeviceChoice;
 use tisserand_runtime::{Error, Result};
@@ -119,11 +120,11 @@ fn axes(link: Link, device: &Cpu, mesh: Mesh, copies: usize, progress: &Progress
 
 /// What plans must know of a device and of its communicators, without starting either. Ranks may become threads or
 /// processes: a build for processes plans for those, which take more.
-pub fn to_plan(kind: DeviceKind) -> Result<(Caps, Workspace)> {
-    let workspace = if cfg!(feature = "mpi") { Workspace::Mpi } else { Workspace::None };
+pub fn to_plan(kind: DeviceKind) -> (Caps, Workspace) {
     match kind {
-        DeviceKind::Cpu => Ok((Cpu::CAPS, workspace)),
-        DeviceKind::Cuda => Err(not_yet()),
+        DeviceKind::Cpu if cfg!(feature = "mpi") => (Cpu::CAPS, Workspace::Mpi),
+        DeviceKind::Cpu => (Cpu::CAPS, Workspace::None),
+        DeviceKind::Cuda => (CUDA_CAPS, Workspace::None),
     }
 }
 
@@ -180,5 +181,5 @@ fn cpu_place(
 }
 
 fn not_yet() -> Error {
-    Error::input("run.device = \"cuda\": not yet; hint: run.device = \"cpu\"")
+    Error::input("run.device = \"cuda\": not yet, only plans are made; hint: run.device = \"cpu\"")
 }

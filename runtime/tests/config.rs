@@ -464,7 +464,6 @@ const BAD_FILES: &[BadFile] = &[
     ("[schedule]", "[log]\nevery_steps = 0\n[schedule]", &["log.every_steps = 0, expected a positive integer"]),
     ("validation = [{ name = \"fr\", path = \"tok/val_fr\" }]\nskip = [[10, 12], [20, 20]]", "[eval]\nevery_steps = 5", &["eval.every_steps = 5: there is nothing to validate on"]),
     // Not yet.
-    ("name = \"small\"", "device = \"cuda\"", &["run.toml: not yet: run.device = \"cuda\""]),
     ("[schedule]", "[mesh]\ndp_shard = 8\n[schedule]", &["training.global_batch = 8: not a multiple of micro_batch × data-parallel ranks = 2 × 8 = 16"]),
     ("[schedule]", "[[stage]]\nname = \"anneal\"\nfrom_tokens = 5\n[schedule]", &["not yet: stage = [{ name = \"anneal\""]),
     ("steps = 1000", "steps = 1000\nbatch_ramp = { from = 1, over_tokens = 5 }", &["not yet: training.batch_ramp = {"]),

@@ -146,6 +146,25 @@ fn commands() {
             &["9999", "300"],
         ),
         case("plan of nothing", none, &["plan", "none.toml"], &["none.toml"]),
+        case(
+            "a profile that is not there",
+            none,
+            &["plan", "run.toml", "--profile", "h100"],
+            &["no profile \"h100\"", "h100-sxm"],
+        ),
+        case("a search without a profile", none, &["plan", "run.toml", "--search"], &["--profile"]),
+        case(
+            "nodes of unknown size",
+            none,
+            &["plan", "run.toml", "--nodes", "2"],
+            &["--nodes 2", "hint: --gpus-per-node"],
+        ),
+        case(
+            "ranks that the batch does not divide by",
+            none,
+            &["plan", "run.toml", "--ranks", "7"],
+            &["training.global_batch", "7"],
+        ),
         case("show nothing", none, &["config", "show", "none.toml"], &["none.toml"]),
         case("diff of configs", none, &["config", "diff", "run.toml", "none.toml"], &["none.toml"]),
     ]);

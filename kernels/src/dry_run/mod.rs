@@ -15,7 +15,11 @@ use crate::{Cost, Element, Result, Storage, TensorMut, TensorRef};
 pub struct DryRun {
     caps: Caps,
     costs: Arc<Mutex<Vec<OpTotal>>>,
+    watch: Option<Watch>,
 }
+
+/// Told of every op with its cost, in order.
+pub type Watch = Arc<dyn Fn(Cost) + Send + Sync>;
 
 /// Everything one op did so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -32,7 +36,12 @@ impl DryRun {
 
     /// Stands for a device with these caps.
     pub fn new(caps: Caps) -> Self {
-        DryRun { caps, costs: Arc::default() }
+        DryRun { caps, costs: Arc::default(), watch: None }
+    }
+
+    /// As [`DryRun::new`]; `watch` is told of every op.
+    pub fn watched(caps: Caps, watch: Watch) -> Self {
+        DryRun { caps, costs: Arc::default(), watch: Some(watch) }
     }
 
     /// Totals by op since the last call, in the order of first use.
@@ -61,11 +70,15 @@ impl Storage for DryRun {
         Ok(())
     }
 
-    fn copy(&self, _src: TensorRef<'_, Self>, _dst: TensorMut<'_, Self>) -> Result<()> {
+    /// Not an op, but bytes that move: counted under its own name.
+    fn copy(&self, src: TensorRef<'_, Self>, _dst: TensorMut<'_, Self>) -> Result<()> {
+        self.record(Cost { op: "copy", flops: 0, bytes: 2 * src.size_bytes() as u64 });
         Ok(())
     }
 
-    fn zero(&self, _dst: TensorMut<'_, Self>) -> Result<()> {
+    /// As [`Storage::copy`] here.
+    fn zero(&self, dst: TensorMut<'_, Self>) -> Result<()> {
+        self.record(Cost { op: "zero", flops: 0, bytes: dst.as_ref().size_bytes() as u64 });
         Ok(())
     }
 
@@ -82,6 +95,9 @@ impl Storage for DryRun {
     }
 
     fn record(&self, cost: Cost) {
+        if let Some(watch) = &self.watch {
+            watch(cost);
+        }
         let mut totals = self.costs.lock().unwrap_or_else(PoisonError::into_inner);
         let index = totals.iter().position(|total| total.cost.op == cost.op).unwrap_or_else(|| {
             totals.push(OpTotal { cost: Cost { op: cost.op, ..Cost::default() }, calls: 0 });

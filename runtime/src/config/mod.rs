@@ -29,6 +29,7 @@ pub use diff::{ChangeKind, Difference, diff, refuse_changes};
 pub use keys::reference_table;
 pub use mesh::Ranks;
 pub use optimizer::{Group, Optimizer};
+pub(crate) use raw::one_of;
 pub use schedule::{DecayShape, Schedule, ScheduleKind};
 pub use sections::*;
 

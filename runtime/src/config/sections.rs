@@ -184,6 +184,17 @@ pub enum RecomputeMode {
     Full,
 }
 
+impl RecomputeMode {
+    /// Its name in the run file.
+    pub fn name(self) -> &'static str {
+        match self {
+            RecomputeMode::None => "none",
+            RecomputeMode::Selective => "selective",
+            RecomputeMode::Full => "full",
+        }
+    }
+}
+
 /// `[checkpoint]`. With neither `every_minutes` nor `every_steps` only the end of a job is saved.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Checkpoint {

@@ -80,9 +80,6 @@ fn run(section: &Section<'_>) -> Result<Run> {
         return Err(section.wrong("name", "a name without \"/\" that does not begin with \".\""));
     }
     let device = section.choice("device", &[("cpu", DeviceKind::Cpu), ("cuda", DeviceKind::Cuda)])?;
-    if device == Some(DeviceKind::Cuda) {
-        return Err(section.not_yet("device", "this build computes on \"cpu\""));
-    }
     let dir = section.string("dir")?.map_or_else(|| Path::new("runs").join(&name), PathBuf::from);
     let plan_check =
         section.choice("plan_check", &[("warn", PlanCheck::Warn), ("error", PlanCheck::Error)])?;

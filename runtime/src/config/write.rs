@@ -103,17 +103,7 @@ pub(super) fn sections(config: &Config) -> Vec<SectionText> {
         ),
         section(
             "recompute",
-            vec![
-                (
-                    "mode",
-                    string(match recompute.mode {
-                        RecomputeMode::None => "none",
-                        RecomputeMode::Selective => "selective",
-                        RecomputeMode::Full => "full",
-                    }),
-                ),
-                ("blocks", size(recompute.blocks)),
-            ],
+            vec![("mode", string(recompute.mode.name())), ("blocks", size(recompute.blocks))],
         ),
         section(
             "checkpoint",

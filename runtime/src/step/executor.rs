@@ -176,6 +176,16 @@ impl<D: Device> Executor<D> {
 
     /// One training step. Of `inputs` only the words that the host decides are read.
     pub fn train(&mut self, inputs: &StepScalars, micro_batches: &[MicroBatch]) -> Result<()> {
+        self.train_watched(inputs, micro_batches, |_| {})
+    }
+
+    /// As [`Executor::train`]; `before` is told of every action before it begins.
+    pub fn train_watched(
+        &mut self,
+        inputs: &StepScalars,
+        micro_batches: &[MicroBatch],
+        mut before: impl FnMut(Action),
+    ) -> Result<()> {
         let device = self.network.ctx.device.clone();
         let words = &inputs.to_words()[..step_scalars::INPUT_WORDS];
         device.upload(words, self.scalars.range_mut(0, [step_scalars::INPUT_WORDS]))?;
@@ -183,6 +193,7 @@ impl<D: Device> Executor<D> {
         self.gradients.begin(&self.network.ctx)?;
         for i in 0..self.actions.len() {
             self.notes.note(self.actions[i]);
+            before(self.actions[i]);
             self.run(self.actions[i], micro_batches)?;
         }
         Ok(())

@@ -3,6 +3,19 @@
 //! Everything that takes arena memory (state, a step, evaluation) runs once on
 //! [`DryRun`], so the arena that the run allocates is exactly as large as the
 //! run needs, and the FLOPs are those of the ops that are called.
+//!
+//! - here: bytes, FLOPs and traffic, which are exact; [`storage`]: what checkpoints take;
+//! - [`timeline`]: the same step with its ops and collectives in order;
+//! - [`machine`]: what a profile says of GPUs and links; [`estimate`]: how long a timeline takes there;
+//! - [`search`]: which mesh, micro-batch and recomputation take the shortest time.
+//!
+//! `docs/planner.md` states the model and compares it with published runs.
+
+pub mod estimate;
+pub mod machine;
+pub mod search;
+pub mod storage;
+pub mod timeline;
 
 use tisserand_collectives::{Audit, Axes, Axis, Progress, Workspace};
 use tisserand_kernels::arena::Usage;
@@ -15,7 +28,7 @@ use crate::data::MicroBatch;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::model::Transformer;
-use crate::step::{Executor, StepConfig};
+use crate::step::{Action, Executor, StepConfig};
 
 /// What a run needs and does, per rank.
 #[derive(Clone, PartialEq, Debug)]
@@ -24,6 +37,8 @@ pub struct Plan {
     pub arena_bytes: usize,
     /// Bytes in use by class when most are.
     pub peak: Usage,
+    /// When that is.
+    pub peak_at: PeakAt,
     /// Calls, FLOPs and bytes of one training step, by op.
     pub step: Vec<OpTotal>,
     /// Collectives of one training step, by axis in the order of [`Axis::ALL`].
@@ -32,6 +47,68 @@ pub struct Plan {
     pub num_parameters: usize,
     /// FLOPs per token of the model's definition, attention counted whole and counted causal.
     pub model_flops: ModelFlops,
+}
+
+/// What a run does when most of its arena is in use.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PeakAt {
+    /// Before the first step.
+    Start,
+    /// An action of a step.
+    Action(Place),
+    /// A validation.
+    Evaluation,
+}
+
+/// An action of a step, in words.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// Its number among the actions of the step.
+    pub index: usize,
+    /// Its name.
+    pub action: &'static str,
+    /// The unit it works on.
+    pub unit: Option<String>,
+    /// The micro-batch it works on.
+    pub micro_batch: Option<usize>,
+}
+
+impl Place {
+    fn new(index: usize, action: Action, model: &Transformer) -> Self {
+        let unit = action.unit().map(|unit| model.units[unit].name.clone());
+        Place { index, action: action.name(), unit, micro_batch: micro_batch(action) }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.action)?;
+        self.unit.iter().try_for_each(|unit| write!(f, " of {unit}"))?;
+        self.micro_batch.iter().try_for_each(|micro_batch| write!(f, ", micro-batch {micro_batch}"))
+    }
+}
+
+impl std::fmt::Display for PeakAt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PeakAt::Start => f.write_str("the start"),
+            PeakAt::Action(place) => place.fmt(f),
+            PeakAt::Evaluation => f.write_str("evaluation"),
+        }
+    }
+}
+
+/// The micro-batch that an action works on.
+fn micro_batch(action: Action) -> Option<usize> {
+    match action {
+        Action::Load { micro_batch }
+        | Action::Forward { micro_batch, .. }
+        | Action::Loss { micro_batch }
+        | Action::Backward { micro_batch, .. }
+        | Action::Fold { micro_batch, .. }
+        | Action::Collect { micro_batch, .. } => Some(micro_batch),
+        _ => None,
+    }
 }
 
 /// FLOPs per token of forward and backward pass by the usual formulas: `6·(N - lookup) + 12·L·h·s`, where N
@@ -99,17 +176,43 @@ pub fn train(
         (0..config.micro_steps).map(|_| MicroBatch::empty(config.tokens)).collect();
     device.take_totals();
     let before = Axis::ALL.map(|axis| executor.audit(axis));
-    executor.train(&StepScalars::default(), &micro_batches)?;
+    let mut peak = PeakWatch { arena: arena.clone(), bytes: 0, at: PeakAt::Start };
+    let mut under_way = PeakAt::Start;
+    let mut index = 0;
+    executor.train_watched(&StepScalars::default(), &micro_batches, |action| {
+        let next = PeakAt::Action(Place::new(index, action, model));
+        peak.passed(std::mem::replace(&mut under_way, next));
+        index += 1;
+    })?;
+    peak.passed(under_way);
     let step = device.take_totals();
     let traffic = Axis::ALL.map(|axis| executor.audit(axis).since(&before[axis as usize]));
     executor.network.losses(&config.cross_entropy, &micro_batches[0])?;
+    peak.passed(PeakAt::Evaluation);
     executor.reserve_snapshot()?;
     Ok(Plan {
         arena_bytes: arena.high_water_bytes(),
         peak: arena.peak(),
+        peak_at: peak.at,
         step,
         traffic,
         num_parameters: model.num_parameters(),
         model_flops: ModelFlops::new(model, seq_len),
     })
+}
+
+/// Finds out what the run did when the arena's peak rose for the last time.
+struct PeakWatch {
+    arena: tisserand_kernels::Arena<DryRun>,
+    bytes: usize,
+    at: PeakAt,
+}
+
+impl PeakWatch {
+    fn passed(&mut self, what: PeakAt) {
+        let bytes = self.arena.peak().total();
+        if bytes > self.bytes {
+            (self.bytes, self.at) = (bytes, what);
+        }
+    }
 }
