@@ -20,7 +20,9 @@ fi
 
 profile=()
 if [ "$what" = bench ]; then profile+=(--release); fi
-binary=$(cargo test "${profile[@]}" -p tisserand-collectives --features mpi --test mpi --no-run --locked \
+# The packages that CI tests with this feature, so that all share one build.
+binary=$(cargo test "${profile[@]}" -p tisserand -p tisserand-collectives -p tisserand-launch --features mpi \
+    --test mpi --no-run --locked \
     --message-format=json-render-diagnostics | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
 if [ -z "$binary" ]; then
     echo "mpi.sh: the tests do not build" >&2

@@ -57,6 +57,7 @@ pub fn train(
     control: Arc<dyn ControlPlane>,
     stop: StopFlag,
 ) -> Result<Outcome> {
+    control.progress().note(|activity| activity.action = Some("start".into()));
     let (mut folder, mut logger) = (None, None);
     let run = || {
         let opened = setup::open_folder(&config, &options, control.as_ref())?;

@@ -26,9 +26,25 @@ struct Agreement {
     save: bool,
 }
 
+/// What a rank does outside of the actions of a step, for the table after a failure.
+#[derive(Clone, Copy)]
+enum Doing {
+    Load,
+    CountTokens,
+    Validate,
+    Save,
+    Agree,
+}
+
+impl Doing {
+    const NAMES: [&str; 5] = ["load", "count tokens", "validate", "save", "agree"];
+}
+
 /// A run under way.
 pub struct Trainer {
     run: Run,
+    /// Of [`Doing`], made once: a step does not allocate.
+    names: [Arc<str>; Doing::NAMES.len()],
     loader: Loader,
     saving: Saving,
     report: Report,
@@ -76,7 +92,13 @@ impl Trainer {
         let crew = Crew::new(Arc::clone(&run.control));
         let saving = Saving::new(&run.config, &run.folder, run.tokenizer.clone(), crew)?;
         let time_limit = TimeLimit::new(run.config.run.max_minutes, run.started);
-        Ok(Trainer { run, loader, saving, report, time_limit, longest_step_s: 0.0, stall_s: 0.0 })
+        let names = Doing::NAMES.map(Into::into);
+        Ok(Trainer { run, names, loader, saving, report, time_limit, longest_step_s: 0.0, stall_s: 0.0 })
+    }
+
+    fn note(&self, doing: Doing) {
+        let name = Arc::clone(&self.names[doing as usize]);
+        self.run.control.progress().note(|activity| (activity.action, activity.unit) = (Some(name), None));
     }
 
     fn steps(mut self) -> Result<Outcome> {
@@ -108,9 +130,11 @@ impl Trainer {
 
     /// One training step.
     fn step(&mut self) -> Result<()> {
+        self.note(Doing::Load);
         let waiting = Instant::now();
         let batch: StepBatch = self.loader.next()?;
         self.report.waited_for_data(waiting.elapsed());
+        self.note(Doing::CountTokens);
         let valid_tokens = self.run.control.sum(Channel::Step, self.distinct_tokens(&batch))?;
         let run = &mut self.run;
         let step = run.state.step + 1;
@@ -204,6 +228,7 @@ impl Trainer {
     fn validate(&mut self, step: u64) -> Result<()> {
         let every = self.run.config.eval.every_steps;
         if every.is_some_and(|every| step.is_multiple_of(every)) || step == self.run.config.training.steps {
+            self.note(Doing::Validate);
             for set in &mut self.run.validation {
                 let start = Instant::now();
                 let engine = self.run.engine.as_mut();
@@ -240,6 +265,7 @@ impl Trainer {
 
     /// The folder is still this job's.
     fn before_save(&self) -> Result<()> {
+        self.note(Doing::Save);
         self.run.lock.as_ref().map_or(Ok(()), |lock| lock.check())
     }
 
@@ -271,6 +297,7 @@ impl Trainer {
     /// All ranks agree: whether one of them was told to stop or is out of time, and whether a checkpoint is due,
     /// for which the lead's clock counts.
     fn agree(&mut self) -> Result<Agreement> {
+        self.note(Doing::Agree);
         let is_lead = self.run.control.rank() == 0;
         let signal = self.run.stop.requested().map_or(0, |signal| signal as u64 + 1);
         let out_of_time = self.time_limit.must_stop(self.longest_step_s, self.saving.longest_s());
