@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tisserand_kernels::{Block, Storage};
 
 use crate::CommError;
+use crate::trace::Span;
 
 /// A collective under way: the owner of its block.
 #[must_use = "the collective has not ended until `wait` returns, and its block is in it"]
@@ -20,6 +21,8 @@ enum State<D: Storage> {
 struct Shared<D: Storage> {
     result: Mutex<Option<Result<Ended<D>, CommError>>>,
     changed: Condvar,
+    /// Its place in the trace.
+    span: Span,
 }
 
 /// What comes back: the block, and the workspace, which the waiting thread returns to the arena.
@@ -31,6 +34,17 @@ struct Ended<D: Storage> {
 impl<D: Storage> Shared<D> {
     fn result(&self) -> MutexGuard<'_, Option<Result<Ended<D>, CommError>>> {
         self.result.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Parks until the other end has said how it went.
+    fn wait(&self) -> Result<Ended<D>, CommError> {
+        let mut result = self.result();
+        loop {
+            match result.take() {
+                Some(ended) => return ended,
+                None => result = self.changed.wait(result).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
     }
 }
 
@@ -46,8 +60,8 @@ impl<D: Storage> Pending<D> {
     }
 
     /// A collective that another thread carries out.
-    pub fn under_way() -> (Completion<D>, Self) {
-        let shared = Arc::new(Shared { result: Mutex::new(None), changed: Condvar::new() });
+    pub fn under_way(span: Span) -> (Completion<D>, Self) {
+        let shared = Arc::new(Shared { result: Mutex::new(None), changed: Condvar::new(), span });
         (Completion { shared: Arc::clone(&shared) }, Pending { state: State::UnderWay(shared) })
     }
 
@@ -67,19 +81,12 @@ impl<D: Storage> Pending<D> {
         match self.state {
             State::Done(block) => Ok(block),
             State::UnderWay(shared) => {
-                let mut result = shared.result();
-                loop {
-                    match result.take() {
-                        Some(Ok(Ended { block, workspace })) => {
-                            drop(workspace);
-                            return Ok(block);
-                        }
-                        Some(Err(error)) => return Err(error),
-                        None => {
-                            result = shared.changed.wait(result).unwrap_or_else(PoisonError::into_inner);
-                        }
-                    }
-                }
+                let begin = shared.span.begin_wait();
+                let ended = shared.wait();
+                shared.span.end_wait(begin);
+                let Ended { block, workspace } = ended?;
+                drop(workspace);
+                Ok(block)
             }
         }
     }
@@ -98,6 +105,7 @@ impl<D: Storage> Completion<D> {
     }
 
     fn end(self, result: Result<Ended<D>, CommError>) {
+        self.shared.span.ended();
         *self.shared.result() = Some(result);
         self.shared.changed.notify_all();
     }
@@ -119,6 +127,8 @@ impl<D: Storage> Drop for Completion<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace::{CarriedOut, Trace};
+    use crate::Collective;
     use tisserand_kernels::{Class, Context, Cpu, DType};
 
     #[test]
@@ -126,7 +136,9 @@ mod tests {
         let ctx = Context::new(Cpu::new(1).unwrap(), 1 << 12).unwrap();
         let block = ctx.arena.block(Class::Gradients, DType::F32, 64).unwrap();
         let workspace = block.sibling(Class::Communication, DType::F32, 64).unwrap();
-        let (completion, pending) = Pending::under_way();
+        let stream = Trace::default().stream("dp_shard".into());
+        let span = stream.begin(Collective::AllGather, 0, 256, None, CarriedOut::InTheBackground);
+        let (completion, pending) = Pending::under_way(span);
         std::thread::spawn(move || completion.complete_with(block, Some(workspace))).join().unwrap();
         assert!(pending.is_done());
         assert_eq!(ctx.arena.usage().of(Class::Communication), 256);

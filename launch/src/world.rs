@@ -20,7 +20,9 @@ pub fn on_threads<R: Send>(
     body: impl Fn(Place, Arc<dyn ControlPlane>) -> Result<R> + Sync,
 ) -> Result<R> {
     if ranks == 1 {
-        return body(Place::alone(), Arc::new(control::Alone::default()));
+        let control = control::Alone::default();
+        let place = Place { progress: control.progress().clone(), ..Place::alone() };
+        return body(place, Arc::new(control));
     }
     let timeout = Duration::from_secs_f64(config.run.collective_timeout_s);
     let links = threads::seats(ranks, timeout).into_iter().zip(threads::seats(ranks, timeout));
