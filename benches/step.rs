@@ -14,7 +14,7 @@ use std::time::Instant;
 use nix::sys::resource::{UsageWho, getrusage};
 use reference::{BATCH, HEAD_DIM, HEADS, HIDDEN, INTERMEDIATE, KV_HEADS, SEQ, TOKENS, VOCAB};
 use serde_json::json;
-use tisserand_collectives::{Axes, Progress};
+use tisserand_collectives::{Axes, Progress, Workspace};
 use tisserand_kernels::cpu::OpTime;
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::ops::philox;
@@ -70,7 +70,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = Transformer::new(model_config());
     let num_parameters = model.num_parameters();
     let step = step_config();
-    let arena_bytes = plan::train(Cpu::CAPS, &model, &step, SEQ)?.arena_bytes;
+    let arena_bytes = plan::train(Cpu::CAPS, &model, &step, SEQ, Workspace::None)?.arena_bytes;
     let ctx = Context::new(device.clone(), arena_bytes)?;
     let mut engine: Box<dyn Engine> =
         Box::new(Executor::new(ctx, model, step, Axes::single(&device), Progress::default())?);

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use tisserand_collectives::{Axes, Progress};
+use tisserand_collectives::{Axes, Progress, Workspace};
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::ops::step_scalars::StepScalars;
 use tisserand_kernels::{Context, Cpu, DType};
@@ -172,7 +172,7 @@ fn engine(recompute: Recompute) -> Box<dyn Engine> {
         },
         sharding: Sharding::single(),
     };
-    let arena_bytes = plan::train(Cpu::CAPS, &model, &step, SEQ).unwrap().arena_bytes;
+    let arena_bytes = plan::train(Cpu::CAPS, &model, &step, SEQ, Workspace::None).unwrap().arena_bytes;
     let device = Cpu::new(2).unwrap();
     let ctx = Context::new(device.clone(), arena_bytes).unwrap();
     let mut engine = Executor::new(ctx, model, step, Axes::single(&device), Progress::default()).unwrap();

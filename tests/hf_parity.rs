@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use tisserand_collectives::{Axes, Progress};
+use tisserand_collectives::{Axes, Progress, Workspace};
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::ops::step_scalars::StepScalars;
 use tisserand_kernels::{Context, Cpu, DType, Storage};
@@ -128,7 +128,7 @@ fn build(folder: &Path, reference: &Reference, batch: usize, seq_len: usize) -> 
         sharding: Sharding::single(),
     };
     let device = Cpu::new(2).unwrap();
-    let plan = plan::train(device.caps(), &model, &config, seq_len).unwrap();
+    let plan = plan::train(device.caps(), &model, &config, seq_len, Workspace::None).unwrap();
     let ctx = Context::new(device.clone(), plan.arena_bytes).unwrap();
     let mut engine =
         Executor::new(ctx, model.clone(), config, Axes::single(&device), Progress::default()).unwrap();

@@ -10,23 +10,25 @@ use tisserand_runtime::model::block::Recompute;
 
 const STEPS: usize = 20;
 
-/// Sums of a step in another order differ by roundings of f32, and AdamW divides by the root of the second moment,
-/// which makes small gradients count like large ones. Bounds by measurement, with a factor of about 4 in hand:
-/// relative for losses, relative L2 of the worst tensor for the others.
-const LOSS: f64 = 5e-7;
-const GRADIENT: f64 = 1e-6;
-const WEIGHTS: f64 = 5e-6;
+/// Bounds of loss (relative), gradients of the first step and weights after the last (relative L2 of the worst
+/// tensor), by measurement with a factor of about 4 in hand.
+///
+/// Data-parallel meshes add the same micro-batches in another order: a few roundings of f32 per sum.
+const DATA_PARALLEL: [f64; 3] = [5e-7, 5e-7, 2e-6];
+/// Tensor-parallel ones also cut the products' sums, and AdamW divides by the root of the second moment, which
+/// makes small gradients (of biases of keys, say) count like large ones.
+const TENSOR_PARALLEL: [f64; 3] = [7e-7, 3e-6, 6e-5];
 
-/// Asserts that a run is another one within the bounds; the distances.
-fn assert_close(what: &str, got: &Computed, want: &Computed) -> [f64; 3] {
+/// Asserts that a run is another one within the bounds of loss, gradients and weights; the distances.
+fn assert_close(what: &str, got: &Computed, want: &Computed, bounds: [f64; 3]) -> [f64; 3] {
     let relative = |a: f32, b: f32| f64::from((a - b).abs() / b.abs());
     let losses = got.losses.iter().zip(&want.losses);
     let loss = losses.map(|(a, b)| relative(a[0], b[0])).fold(0.0, f64::max);
     let (gradient, of) = distance(&got.gradients, &want.gradients);
     let (weights, at) = distance(&got.weights, &want.weights);
-    assert!(loss <= LOSS, "{what}: loss {loss:.2e}");
-    assert!(gradient <= GRADIENT, "{what}: gradient of {of} {gradient:.2e}");
-    assert!(weights <= WEIGHTS, "{what}: weights of {at} {weights:.2e}");
+    assert!(loss <= bounds[0], "{what}: loss {loss:.2e}");
+    assert!(gradient <= bounds[1], "{what}: gradient of {of} {gradient:.2e}");
+    assert!(weights <= bounds[2], "{what}: weights of {at} {weights:.2e}");
     [loss, gradient, weights]
 }
 
@@ -49,7 +51,7 @@ fn data_parallel_meshes_agree_with_one_rank() {
             let recompute = modes[(replicate + shard + zero as usize) % 3];
             let spread = Spread { recompute, ..Spread::one().mesh(replicate, shard, 1, zero) };
             let (got, seen) = train(&folder, spread, STEPS);
-            let distances = assert_close(&format!("{spread:?}"), &got, &one);
+            let distances = assert_close(&format!("{spread:?}"), &got, &one, DATA_PARALLEL);
             worst = std::array::from_fn(|i| worst[i].max(distances[i]));
             for rank in seen {
                 assert_eq!(rank.memory.peak, rank.plan.peak, "{spread:?}");
@@ -69,7 +71,7 @@ fn mesh_invariant_runs_are_bit_equal() {
         let one = Spread { mesh_invariant: true, ..Spread::one() };
         let (want, _) = train(&folder, one, 5);
         let (plain, _) = train(&folder, Spread::one(), 5);
-        assert_close("invariant beside plain", &want, &plain);
+        assert_close("invariant beside plain", &want, &plain, DATA_PARALLEL);
         for [replicate, shard] in data_parallel() {
             for zero in 0..4 {
                 let modes = [Recompute::None, Recompute::Selective, Recompute::Full];
@@ -81,6 +83,43 @@ fn mesh_invariant_runs_are_bit_equal() {
             }
         }
     }
+}
+
+/// Heads of the fixtures are few, so that copies of key heads, padded vocabularies, tied tables, biases and norms
+/// per head all come up.
+#[test]
+fn tensor_parallel_meshes_agree_with_one_rank() {
+    let meshes = [
+        ([1, 1, 2], 0),
+        ([1, 2, 2], 3),
+        ([2, 1, 2], 1),
+        ([1, 1, 4], 0),
+        ([2, 2, 2], 2),
+        ([1, 2, 4], 3),
+        ([2, 1, 4], 0),
+    ];
+    let mut worst = [0.0_f64; 3];
+    for name in ["llama-tiny", "qwen2-window-tied", "qwen3-tiny", "llama-biases-linear"] {
+        let folder = fixture(name);
+        let (one, _) = train(&folder, Spread::one(), STEPS);
+        for (i, ([replicate, shard, tp], zero)) in meshes.into_iter().enumerate() {
+            let modes = [Recompute::None, Recompute::Selective, Recompute::Full];
+            let recompute = modes[i % 3];
+            let spread = Spread { recompute, ..Spread::one().mesh(replicate, shard, tp, zero) };
+            let (got, seen) = train(&folder, spread, STEPS);
+            let distances = assert_close(&format!("{name} {spread:?}"), &got, &one, TENSOR_PARALLEL);
+            worst = std::array::from_fn(|i| worst[i].max(distances[i]));
+            let (saved, at) = distance(&got.saved, &one.saved);
+            assert!(saved <= 10.0 * TENSOR_PARALLEL[2], "{name} {spread:?}: saved {at} {saved:.2e}");
+            for rank in seen {
+                assert_eq!(rank.memory.peak, rank.plan.peak, "{name} {spread:?}");
+                assert_eq!(rank.memory.high_water_bytes, rank.plan.arena_bytes, "{name} {spread:?}");
+                assert_eq!(rank.traffic, rank.plan.traffic, "{name} {spread:?}");
+            }
+        }
+    }
+    let [loss, gradient, weights] = worst;
+    println!("worst distances with tp: losses {loss:.1e}, gradients {gradient:.1e}, weights {weights:.1e}");
 }
 
 #[test]

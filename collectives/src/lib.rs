@@ -28,7 +28,7 @@ pub use audit::{Audit, Collective, Traffic};
 pub use axes::Axes;
 pub use communicator::{Call, CommError, Communicator, ReduceOp};
 pub use control::{Alone, Channel, ControlPlane, Failure, Memory, Progress, Tcp};
-pub use imagined::Imagined;
+pub use imagined::{Imagined, Workspace};
 pub use mesh::{Axis, Mesh};
 pub use pending::{Completion, Pending};
 pub use placement::Placement;

@@ -21,8 +21,8 @@ enum State<D: Storage> {
 struct Shared<D: Storage> {
     result: Mutex<Option<Result<Ended<D>, CommError>>>,
     changed: Condvar,
-    /// Its place in the trace.
-    span: Span,
+    /// Its place in the trace, where it has one.
+    span: Option<Span>,
 }
 
 /// What comes back: the block, and the workspace, which the waiting thread returns to the arena.
@@ -59,8 +59,17 @@ impl<D: Storage> Pending<D> {
         Pending { state: State::Done(block) }
     }
 
+    /// A collective that another thread carries out, and that no trace shows.
+    pub fn under_way() -> (Completion<D>, Self) {
+        Self::with(None)
+    }
+
     /// A collective that another thread carries out.
-    pub fn under_way(span: Span) -> (Completion<D>, Self) {
+    pub fn traced(span: Span) -> (Completion<D>, Self) {
+        Self::with(Some(span))
+    }
+
+    fn with(span: Option<Span>) -> (Completion<D>, Self) {
         let shared = Arc::new(Shared { result: Mutex::new(None), changed: Condvar::new(), span });
         (Completion { shared: Arc::clone(&shared) }, Pending { state: State::UnderWay(shared) })
     }
@@ -81,9 +90,11 @@ impl<D: Storage> Pending<D> {
         match self.state {
             State::Done(block) => Ok(block),
             State::UnderWay(shared) => {
-                let begin = shared.span.begin_wait();
+                let begin = shared.span.as_ref().and_then(Span::begin_wait);
                 let ended = shared.wait();
-                shared.span.end_wait(begin);
+                if let Some(span) = &shared.span {
+                    span.end_wait(begin);
+                }
                 let Ended { block, workspace } = ended?;
                 drop(workspace);
                 Ok(block)
@@ -105,7 +116,9 @@ impl<D: Storage> Completion<D> {
     }
 
     fn end(self, result: Result<Ended<D>, CommError>) {
-        self.shared.span.ended();
+        if let Some(span) = &self.shared.span {
+            span.ended();
+        }
         *self.shared.result() = Some(result);
         self.shared.changed.notify_all();
     }
@@ -127,8 +140,6 @@ impl<D: Storage> Drop for Completion<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::{CarriedOut, Trace};
-    use crate::Collective;
     use tisserand_kernels::{Class, Context, Cpu, DType};
 
     #[test]
@@ -136,9 +147,7 @@ mod tests {
         let ctx = Context::new(Cpu::new(1).unwrap(), 1 << 12).unwrap();
         let block = ctx.arena.block(Class::Gradients, DType::F32, 64).unwrap();
         let workspace = block.sibling(Class::Communication, DType::F32, 64).unwrap();
-        let stream = Trace::default().stream("dp_shard".into());
-        let span = stream.begin(Collective::AllGather, 0, 256, None, CarriedOut::InTheBackground);
-        let (completion, pending) = Pending::under_way(span);
+        let (completion, pending) = Pending::under_way();
         std::thread::spawn(move || completion.complete_with(block, Some(workspace))).join().unwrap();
         assert!(pending.is_done());
         assert_eq!(ctx.arena.usage().of(Class::Communication), 256);

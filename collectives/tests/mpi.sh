@@ -82,7 +82,6 @@ all)
     for ranks in 2 3 4; do passes_unfinalised 30 "$ranks" timeout; done
     for ranks in 2 3; do passes_unfinalised 30 "$ranks" abort; done
     ends 10 3 panic
-    ends 10 3 fatal
     ;;
 large)
     passes 300 2 large

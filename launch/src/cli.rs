@@ -70,9 +70,10 @@ pub struct Train {
     /// Print nothing but errors
     #[arg(long, short)]
     pub quiet: bool,
-    /// Train on N ranks that are threads of this process; [mesh] says how they share the work
-    #[arg(long, value_name = "N", default_value = "1", value_parser = ranks)]
-    pub ranks: usize,
+    /// Train on N ranks that are threads of this process; [mesh] says how they share the work. Not for processes
+    /// that mpirun or srun started, which know how many they are
+    #[arg(long, value_name = "N", value_parser = ranks)]
+    pub ranks: Option<usize>,
 }
 
 /// `plan`
@@ -98,6 +99,9 @@ pub struct Eval {
     /// Print one JSON object per validation set
     #[arg(long)]
     pub json: bool,
+    /// Evaluate on N ranks that are threads of this process, on the run file's [mesh]; processes: under mpirun
+    #[arg(long, value_name = "N", value_parser = ranks)]
+    pub ranks: Option<usize>,
 }
 
 /// `generate`
@@ -130,6 +134,12 @@ pub struct Generate {
     /// Another tokenizer.json than the one beside the weights
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
+    /// Generate on N ranks that are threads of this process
+    #[arg(long, value_name = "N", default_value = "1", value_parser = ranks)]
+    pub ranks: usize,
+    /// Ranks that share every layer; the others share the weights. As many as the heads allow, if absent
+    #[arg(long, value_name = "T")]
+    pub tp: Option<usize>,
 }
 
 /// `tokenizer`

@@ -8,10 +8,9 @@ use tisserand_runtime::{Error, Result};
 /// Exit code of a process that control-C ended, as shells expect it.
 const INTERRUPTED: i32 = 130;
 
-/// SIGTERM, SIGUSR1 and control-C set the flag. A second control-C ends the process at once: the newest
-/// checkpoint is complete whenever that happens.
-pub fn watch() -> Result<StopFlag> {
-    let flag = StopFlag::new();
+/// From now on SIGTERM, SIGUSR1 and control-C set the flag. A second control-C ends the process at once: the
+/// newest checkpoint is complete whenever that happens.
+pub fn watch(flag: &StopFlag) -> Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGUSR1, SIGINT])
         .map_err(|error| Error::fault(format!("cannot watch for signals: {error}")))?;
     let watched = flag.clone();
@@ -34,5 +33,5 @@ pub fn watch() -> Result<StopFlag> {
     std::thread::Builder::new().name("signals".into()).spawn(watch).map_err(|error| {
         Error::fault(format!("cannot start the thread that watches for signals: {error}"))
     })?;
-    Ok(flag)
+    Ok(())
 }

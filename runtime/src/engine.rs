@@ -11,6 +11,7 @@ use crate::data::MicroBatch;
 use crate::error::{Error, Result};
 use crate::model::Transformer;
 use crate::parallel::Sharding;
+pub use crate::snapshot::SavedRun;
 use crate::step::Executor;
 use crate::step::state::{Piece, STAGED_ELEMENTS, pieces};
 
@@ -72,6 +73,9 @@ pub trait Engine: Send {
     /// After pieces were written: brings what every rank must have whole to all of them.
     fn publish(&mut self) -> Result<()>;
 
+    /// What this rank writes of a part into a checkpoint. All ranks call it, between steps.
+    fn snapshot(&mut self, part: Part) -> Result<Vec<SavedRun>>;
+
     /// Appends a part of a piece to `bytes`, in its element type.
     fn read_piece(&self, piece: &Piece<'_>, part: Part, bytes: &mut Vec<u8>) -> Result<()>;
 
@@ -87,7 +91,8 @@ pub trait Engine: Send {
     /// Calls and bytes so far along an axis.
     fn audit(&self, axis: Axis) -> Audit;
 
-    /// What this rank holds of a parameter, in order, widened to f32: all of it unless it is sharded.
+    /// What this rank holds of a parameter, in order, widened to f32: all of it unless it is sharded, padding
+    /// included.
     fn read(&self, name: &str, part: Part) -> Result<Vec<f32>> {
         let mut bytes = Vec::new();
         for piece in pieces(self.model(), self.sharding()).filter(|piece| piece.param.name == name) {
@@ -103,20 +108,25 @@ pub trait Engine: Send {
     fn write(&mut self, name: &str, part: Part, values: &[f32]) -> Result<()> {
         let (model, sharding) = (self.model().clone(), self.sharding());
         let param = model.units.iter().flat_map(|unit| unit.params()).find(|param| param.name == name);
-        let len = param.ok_or_else(|| Error::input(format!("the model has no parameter {name:?}")))?.len();
+        let param = param.ok_or_else(|| Error::input(format!("the model has no parameter {name:?}")))?;
+        let len = param.global_len();
         if values.len() != len {
             let got = values.len();
             return Err(Error::input(format!("{name} has {len} elements, but {got} are given")));
         }
         for piece in pieces(&model, sharding).filter(|piece| piece.param.name == name) {
-            self.write_piece(&piece, part, &values[piece.start..][..piece.len])?;
+            let mut mine = vec![0.0; piece.len];
+            for run in piece.runs() {
+                mine[run.local..][..run.len].copy_from_slice(&values[run.global..][..run.len]);
+            }
+            self.write_piece(&piece, part, &mine)?;
         }
         Ok(())
     }
 }
 
 impl<D: Device> Executor<D> {
-    fn part(&self, piece: &Piece<'_>, part: Part) -> TensorRef<'_, D> {
+    pub(crate) fn part(&self, piece: &Piece<'_>, part: Part) -> TensorRef<'_, D> {
         let Piece { unit, group, at, len, .. } = *piece;
         match part {
             Part::Weights => self.network.weights.slice(unit, group, at, len),
@@ -184,6 +194,11 @@ impl<D: Device> Engine for Executor<D> {
 
     fn publish(&mut self) -> Result<()> {
         self.network.weights.publish(&self.network.ctx)
+    }
+
+    fn snapshot(&mut self, part: Part) -> Result<Vec<SavedRun>> {
+        self.settle()?;
+        self.take_snapshot(part)
     }
 
     fn read_piece(&self, piece: &Piece<'_>, part: Part, bytes: &mut Vec<u8>) -> Result<()> {

@@ -1,5 +1,7 @@
 //! Errors as the user meets them: one line that says what, which value, where, and what to do.
 
+use std::any::Any;
+
 use tisserand_collectives::{CommError, Failure};
 use tisserand_kernels::KernelError;
 
@@ -18,6 +20,9 @@ pub enum Error {
     /// An op, the arena or the device failed. Exit code 1.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// A collective failed at this rank, and maybe at others with it. Exit code 1.
+    #[error(transparent)]
+    Collective(CommError),
     /// Another rank ended the run, with its exit code.
     #[error(transparent)]
     Peer(#[from] Failure),
@@ -27,7 +32,7 @@ impl From<CommError> for Error {
     fn from(error: CommError) -> Self {
         match error {
             CommError::Failed(failure) => Error::Peer(failure),
-            error => Error::Fault(error.to_string()),
+            error => Error::Collective(error),
         }
     }
 }
@@ -43,11 +48,31 @@ impl Error {
         Error::Fault(message.into())
     }
 
+    /// What a panic says, as a failure of whoever panicked.
+    pub fn panicked(panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Error::Fault(format!("panicked: {}", text.unwrap_or("no message")))
+    }
+
+    /// What the other ranks are told of an error that `rank` returns.
+    pub fn failure(&self, rank: usize) -> Failure {
+        match self {
+            Error::Peer(failure) => failure.clone(),
+            error => Failure { rank, cause: error.to_string(), exit_code: error.exit_code() },
+        }
+    }
+
+    /// Whether a rank met this itself, and not because another one had failed.
+    pub fn is_own(&self) -> bool {
+        !matches!(self, Error::Peer(_) | Error::Collective(_))
+    }
+
     /// The exit code of the command that ends with this error.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Input(_) => 2,
-            Error::Fault(_) | Error::Kernel(_) => 1,
+            Error::Fault(_) | Error::Kernel(_) | Error::Collective(_) => 1,
             Error::Peer(failure) => failure.exit_code,
         }
     }

@@ -22,6 +22,7 @@ pub mod params;
 pub mod plan;
 pub mod run;
 pub mod sampling;
+mod snapshot;
 pub mod step;
 pub mod tokenizer;
 pub mod train;

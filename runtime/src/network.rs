@@ -12,7 +12,8 @@ use crate::model::block::Recompute;
 use crate::model::head::Head;
 use crate::model::pass::{DeviceBatch, RopeTable};
 use crate::model::{Pass, Transformer};
-use crate::parallel::{Sharding, Weights};
+use crate::parallel::tensor::Tokens;
+use crate::parallel::{Sharding, TensorParallel, Weights};
 use crate::step::state::{Piece, STAGED_ELEMENTS};
 
 /// Model, weights and inputs on one device.
@@ -31,14 +32,23 @@ pub struct Network<D: Device> {
 pub struct Inputs<D: Device> {
     /// The micro-batch under way.
     pub batch: DeviceBatch<D>,
+    /// Ranks that share the layers.
+    pub tp: TensorParallel<D>,
     rope: RopeTable<D>,
     dtype: DType,
+    layout: Tokens,
 }
 
 impl<D: Device> Inputs<D> {
     /// A pass over the loaded micro-batch.
     pub fn pass<'a>(&'a self, ctx: &'a Context<D>) -> Pass<'a, D> {
-        Pass { ctx, batch: &self.batch, rope: &self.rope, dtype: self.dtype }
+        let Inputs { batch, tp, rope, dtype, layout } = self;
+        Pass { ctx, batch, rope, dtype: *dtype, tp, layout: *layout }
+    }
+
+    /// A pass over other tokens, of which every rank has all.
+    fn pass_over<'a>(&'a self, ctx: &'a Context<D>, batch: &'a DeviceBatch<D>) -> Pass<'a, D> {
+        Pass { ctx, batch, rope: &self.rope, dtype: self.dtype, tp: &self.tp, layout: Tokens::Whole }
     }
 }
 
@@ -55,19 +65,21 @@ pub struct NetworkShape {
 
 impl<D: Device> Network<D> {
     /// Takes the blocks of weights, micro-batch and rotary tables. `gathers` is the communicator along
-    /// `dp_shard`.
+    /// `dp_shard`, `tp` the ranks that share the layers.
     pub fn new(
         ctx: Context<D>,
         model: Transformer,
         shape: NetworkShape,
         sharding: Sharding,
         gathers: Box<dyn Communicator<D>>,
+        tp: TensorParallel<D>,
     ) -> Result<Self> {
         let NetworkShape { dtype, tokens, positions } = shape;
         let weights = Weights::new(&ctx, &model, sharding, dtype, gathers)?;
         let rope = RopeTable::new(&ctx, &model.config, positions)?;
         let batch = DeviceBatch::new(&ctx, tokens)?;
-        Ok(Network { ctx, model, weights, inputs: Inputs { batch, rope, dtype } })
+        let layout = if tokens.is_multiple_of(tp.place().size) { Tokens::Cut } else { Tokens::Whole };
+        Ok(Network { ctx, model, weights, inputs: Inputs { batch, tp, rope, dtype, layout } })
     }
 
     /// Sets the compute copy of a piece.
@@ -151,7 +163,7 @@ impl<D: Device> Network<D> {
         let pass = self.inputs.pass(&self.ctx);
         let weights = self.weights.unit(self.model.head_unit());
         let logits = self.model.head.logits(&pass, &weights, stream, pass.tokens())?;
-        let values = download_f32(&self.ctx, &logits)?;
+        let values = self.model.head.in_order(pass.tokens(), &download_f32(&self.ctx, &logits)?);
         self.weights.release(self.model.head_unit());
         Ok(values)
     }
@@ -176,7 +188,7 @@ impl<D: Device> Network<D> {
 
         let embedding = Transformer::EMBEDDING_UNIT;
         self.need(embedding, Some(self.after(embedding)))?;
-        let pass = Pass { ctx: &ctx, batch: &batch, rope: &self.inputs.rope, dtype: self.inputs.dtype };
+        let pass = self.inputs.pass_over(&ctx, &batch);
         let mut stream = self.model.embedding.forward(&pass, &self.weights.unit(embedding))?;
         if self.model.head_unit() != embedding {
             self.weights.release(embedding);
@@ -184,16 +196,16 @@ impl<D: Device> Network<D> {
         for (i, cache) in caches.iter_mut().enumerate() {
             let unit = Transformer::block_unit(i);
             self.need(unit, Some(self.after(unit)))?;
-            let pass = Pass { ctx: &ctx, batch: &batch, rope: &self.inputs.rope, dtype: self.inputs.dtype };
+            let pass = self.inputs.pass_over(&ctx, &batch);
             let weights = self.weights.unit(unit);
             stream = self.model.blocks[i].forward_cached(&pass, &weights, cache, bounds, stream)?;
             self.weights.release(unit);
         }
         let head = self.model.head_unit();
         self.need(head, None)?;
-        let pass = Pass { ctx: &ctx, batch: &batch, rope: &self.inputs.rope, dtype: self.inputs.dtype };
+        let pass = self.inputs.pass_over(&ctx, &batch);
         let logits = self.model.head.logits(&pass, &self.weights.unit(head), stream, 1)?;
-        let values = download_f32(&ctx, &logits)?;
+        let values = self.model.head.in_order(1, &download_f32(&ctx, &logits)?);
         self.weights.release(head);
         Ok(values)
     }

@@ -4,20 +4,17 @@
 //! [`DryRun`], so the arena that the run allocates is exactly as large as the
 //! run needs, and the FLOPs are those of the ops that are called.
 
-use tisserand_collectives::{Audit, Axes, Axis, Progress, Single};
+use tisserand_collectives::{Audit, Axes, Axis, Progress, Workspace};
 use tisserand_kernels::arena::Usage;
 use tisserand_kernels::device::Caps;
 use tisserand_kernels::dry_run::OpTotal;
 use tisserand_kernels::ops::step_scalars::StepScalars;
-use tisserand_kernels::{Class, Context, DType, DryRun};
+use tisserand_kernels::{Class, Context, DryRun};
 
 use crate::data::MicroBatch;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::model::Transformer;
-use crate::network::{Network, NetworkShape};
-use crate::parallel::Sharding;
-use crate::step::state::{STAGED_ELEMENTS, pieces};
 use crate::step::{Executor, StepConfig};
 
 /// What a run needs and does, per rank.
@@ -81,12 +78,20 @@ impl Plan {
     }
 }
 
-/// Plans a training run on a device with these caps.
-pub fn train(caps: Caps, model: &Transformer, config: &StepConfig, seq_len: usize) -> Result<Plan> {
+/// Plans a training run on a device with these caps, whose ranks reach each other by communicators that take
+/// this `workspace`.
+pub fn train(
+    caps: Caps,
+    model: &Transformer,
+    config: &StepConfig,
+    seq_len: usize,
+    workspace: Workspace,
+) -> Result<Plan> {
     let device = DryRun::new(caps);
     let ctx = Context::new(device.clone(), DryRun::CAPACITY_BYTES)?;
     let arena = ctx.arena.clone();
-    let axes = Axes::imagined(config.sharding.mesh, config.sharding.rank);
+    let copies = config.sharding.tp().copies(model.config.num_kv_heads);
+    let axes = Axes::imagined(config.sharding.mesh, config.sharding.rank, copies, workspace);
     let mut executor = Executor::new(ctx, model.clone(), config.clone(), axes, Progress::default())?;
     executor.initialize(0)?;
     executor.publish()?;
@@ -98,6 +103,7 @@ pub fn train(caps: Caps, model: &Transformer, config: &StepConfig, seq_len: usiz
     let step = device.take_totals();
     let traffic = Axis::ALL.map(|axis| executor.audit(axis).since(&before[axis as usize]));
     executor.network.losses(&config.cross_entropy, &micro_batches[0])?;
+    executor.reserve_snapshot()?;
     Ok(Plan {
         arena_bytes: arena.high_water_bytes(),
         peak: arena.peak(),
@@ -106,57 +112,4 @@ pub fn train(caps: Caps, model: &Transformer, config: &StepConfig, seq_len: usiz
         num_parameters: model.num_parameters(),
         model_flops: ModelFlops::new(model, seq_len),
     })
-}
-
-/// Arena bytes for evaluation on micro-batches of `tokens` tokens.
-pub fn evaluation_bytes(
-    caps: Caps,
-    model: &Transformer,
-    dtype: DType,
-    tokens: usize,
-    seq_len: usize,
-) -> Result<usize> {
-    let (mut network, arena) = network(caps, model, NetworkShape { dtype, tokens, positions: seq_len })?;
-    stage(&network)?;
-    let params = tisserand_kernels::ops::cross_entropy::CrossEntropyParams { z_loss: 0.0 };
-    network.losses(&params, &MicroBatch::empty(tokens))?;
-    Ok(arena.high_water_bytes())
-}
-
-/// Arena bytes for generation: a prompt at once, then tokens one by one, `capacity` tokens in all.
-pub fn generation_bytes(
-    caps: Caps,
-    model: &Transformer,
-    dtype: DType,
-    prompt_len: usize,
-    capacity: usize,
-) -> Result<usize> {
-    let (mut network, arena) = network(caps, model, NetworkShape { dtype, tokens: 1, positions: capacity })?;
-    stage(&network)?;
-    let mut caches = network.caches(capacity)?;
-    network.extend(&mut caches, &vec![0; prompt_len])?;
-    for _ in prompt_len..capacity {
-        network.extend(&mut caches, &[0])?;
-    }
-    Ok(arena.high_water_bytes())
-}
-
-/// A network on a device that only counts, and its arena.
-fn network(
-    caps: Caps,
-    model: &Transformer,
-    shape: NetworkShape,
-) -> Result<(Network<DryRun>, tisserand_kernels::Arena<DryRun>)> {
-    let device = DryRun::new(caps);
-    let ctx = Context::new(device.clone(), DryRun::CAPACITY_BYTES)?;
-    let arena = ctx.arena.clone();
-    let gathers = Box::new(Single::new(device));
-    Ok((Network::new(ctx, model.clone(), shape, Sharding::single(), gathers)?, arena))
-}
-
-/// Takes and returns the workspace that loading the weights takes.
-fn stage(network: &Network<DryRun>) -> Result<()> {
-    let longest = pieces(&network.model, Sharding::single()).map(|piece| piece.len).max().unwrap_or(0);
-    network.ctx.arena.block(Class::Workspace, DType::F32, longest.min(STAGED_ELEMENTS))?;
-    Ok(())
 }

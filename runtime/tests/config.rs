@@ -509,7 +509,7 @@ fn bad_sets_are_named_as_such() {
         ("run.dir=${NOWHERE}", &["--set: run.dir = \"${NOWHERE}\": environment variable"]),
         ("data.sources.path=x", &["--set data.sources.path: sources is of type array, not a table"]),
         ("training=3", &["--set: training = 3 (integer), expected a table"]),
-        ("mesh.tp=2", &["--set: not yet: mesh.tp = 2"]),
+        ("mesh.tp=3", &["--set: mesh.tp = 3: it does not divide ", "hint: tp 1, 2"]),
         ("optimizer.lr=1\nname='muon'", &["optimizer.lr = "]),
     ];
     for (set, fragments) in cases {

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use tisserand_collectives::Workspace;
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
-use tisserand_kernels::{Class, Cpu, DType, Storage};
+use tisserand_kernels::{Class, Cpu, DType};
 use tisserand_runtime::config::Optimizer;
 use tisserand_runtime::model::Transformer;
 use tisserand_runtime::model::block::Recompute;
@@ -85,7 +86,7 @@ fn an_8b_model_is_planned_in_two_seconds() {
         },
         sharding: Sharding::single(),
     };
-    let plan = plan::train(Cpu::new(1).unwrap().caps(), &model, &config, 8192).unwrap();
+    let plan = plan::train(Cpu::CAPS, &model, &config, 8192, Workspace::None).unwrap();
     let elapsed = start.elapsed();
     println!("planned in {elapsed:?}: {} bytes", plan.arena_bytes);
     assert!(elapsed < Duration::from_secs(2), "{elapsed:?}");

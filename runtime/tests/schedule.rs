@@ -12,7 +12,8 @@ use tisserand_runtime::step::schedule::train_step;
 
 fn model(num_layers: usize, tie_embeddings: bool) -> Transformer {
     let windows = vec![None; num_layers];
-    Transformer::new(ModelConfig { num_layers, windows, tie_embeddings, ..ModelConfig::default() })
+    let heads = ModelConfig { num_heads: 1, num_kv_heads: 1, ..ModelConfig::default() };
+    Transformer::new(ModelConfig { num_layers, windows, tie_embeddings, ..heads })
 }
 
 /// What a rank has while it follows a list.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tisserand_collectives::{Audit, Axes, Axis, Mesh, Overlap, Progress, threads};
+use tisserand_collectives::{Audit, Axes, Axis, Mesh, Overlap, Progress, Workspace, threads};
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::ops::step_scalars::StepScalars;
 use tisserand_kernels::{Context, Cpu, DType};
@@ -112,6 +112,8 @@ pub(crate) struct Computed {
     pub(crate) gradients: BTreeMap<String, Vec<f32>>,
     /// After the last step, by parameter.
     pub(crate) weights: BTreeMap<String, Vec<f32>>,
+    /// What a checkpoint would hold after the last step, by part and parameter.
+    pub(crate) saved: BTreeMap<String, Vec<f32>>,
 }
 
 /// What one rank saw besides.
@@ -134,7 +136,7 @@ fn sequence(step: usize, index: usize, vocab_size: usize) -> MicroBatch {
     };
     let tokens: Vec<u32> = (0..SEQ_LEN).map(|_| (random() % vocab_size as u64) as u32).collect();
     let mut labels: Vec<i32> = (0..SEQ_LEN).map(|_| (random() % vocab_size as u64) as i32).collect();
-    let ignored = if index % 3 == 0 { 12 } else { 1 };
+    let ignored = if index.is_multiple_of(3) { 12 } else { 1 };
     labels[..ignored].fill(-100);
     MicroBatch {
         valid_tokens: (SEQ_LEN - ignored) as u64,
@@ -202,13 +204,14 @@ fn train_rank(
     rank: usize,
     [world, inner]: [threads::Seat<Cpu>; 2],
 ) -> (Computed, Seen) {
-    let model = Transformer::new(config.clone());
+    let tp = spread.sharding(rank).tp();
+    let (model, copies) = (Transformer::sharded(config.clone(), tp), tp.copies(config.num_kv_heads));
     let step = spread.step(&model, rank);
-    let plan = plan::train(Cpu::CAPS, &model, &step, SEQ_LEN).unwrap();
+    let plan = plan::train(Cpu::CAPS, &model, &step, SEQ_LEN, Workspace::None).unwrap();
     let (device, progress) = (Cpu::new(1).unwrap(), Progress::default());
     let mut world = world.take(&device, Overlap::Background, progress.clone()).unwrap();
     let mut inner = inner.take(&device, Overlap::None, progress.clone()).unwrap();
-    let axes = Axes::split(step.sharding.mesh, &mut world, &mut inner).unwrap();
+    let axes = Axes::split(step.sharding.mesh, &mut world, &mut inner, copies).unwrap();
     let ctx = Context::new(device, plan.arena_bytes).unwrap();
     let sharding = step.sharding;
     let mut engine = Executor::new(ctx, model.clone(), step, axes, progress).unwrap();
@@ -234,10 +237,31 @@ fn train_rank(
         }
     }
     engine.settle().unwrap();
+    for part in [Part::Weights, Part::Master, Part::ExpAvg] {
+        computed.saved.extend(snapshot(&mut engine, part));
+    }
     computed.weights = held(&engine, Part::Master);
     engine.losses(&micro_batch(steps, 0, spread.micro_batch, config.vocab_size)).unwrap();
     let memory = engine.memory();
     (computed, Seen { plan, memory, traffic })
+}
+
+/// "part.name start" to values: what this rank writes.
+fn snapshot(engine: &mut dyn Engine, part: Part) -> BTreeMap<String, Vec<f32>> {
+    let wide = engine.dtype(part) == DType::F32;
+    let runs = engine.snapshot(part).unwrap().into_iter();
+    runs.map(|run| {
+        let values = match wide {
+            true => run.bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect(),
+            false => run
+                .bytes
+                .chunks_exact(2)
+                .map(|b| f32::from_bits(u32::from(u16::from_le_bytes(b.try_into().unwrap())) << 16))
+                .collect(),
+        };
+        (format!("{part:?}.{} {:012}", run.name, run.start), values)
+    })
+    .collect()
 }
 
 /// "name start" to values.
@@ -246,8 +270,12 @@ fn held(engine: &dyn Engine, part: Part) -> BTreeMap<String, Vec<f32>> {
     for piece in pieces(engine.model(), engine.sharding()) {
         let mut bytes = Vec::new();
         engine.read_piece(&piece, part, &mut bytes).unwrap();
-        let values = bytes.chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect();
-        held.insert(format!("{} {:012}", piece.param.name, piece.start), values);
+        let values: Vec<f32> =
+            bytes.chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect();
+        for run in piece.runs() {
+            let values = values[run.local..][..run.len].to_vec();
+            held.insert(format!("{} {:012}", piece.param.name, run.global), values);
+        }
     }
     held
 }
@@ -256,6 +284,7 @@ fn held(engine: &dyn Engine, part: Part) -> BTreeMap<String, Vec<f32>> {
 fn assemble(results: Vec<(Computed, Seen)>) -> (Computed, Vec<Seen>) {
     let mut whole = Computed { losses: results[0].0.losses.clone(), ..Computed::default() };
     let mut parts = [BTreeMap::new(), BTreeMap::new()];
+    let mut saved = BTreeMap::new();
     let mut seen = Vec::new();
     for (computed, rank_seen) in results {
         assert_eq!(computed.losses, whole.losses, "ranks disagree about the loss");
@@ -265,9 +294,14 @@ fn assemble(results: Vec<(Computed, Seen)>) -> (Computed, Vec<Seen>) {
                 assert_eq!(*first, values, "ranks disagree about {key}");
             }
         }
+        for (key, values) in computed.saved {
+            assert!(saved.insert(key.clone(), values).is_none(), "two ranks save {key}");
+        }
         seen.push(rank_seen);
     }
-    for (all, out) in parts.into_iter().zip([&mut whole.gradients, &mut whole.weights]) {
+    let [gradients, weights] = parts;
+    let parts = [gradients, weights, saved];
+    for (all, out) in parts.into_iter().zip([&mut whole.gradients, &mut whole.weights, &mut whole.saved]) {
         for (key, values) in all {
             let (name, start) = key.split_once(' ').unwrap();
             let tensor: &mut Vec<f32> = out.entry(name.to_owned()).or_default();

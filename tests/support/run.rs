@@ -113,6 +113,8 @@ pub(crate) struct Run {
     temp: TempDir,
     /// `--set` of every start.
     sets: Vec<String>,
+    /// `--ranks` of every start; `None`: not given.
+    ranks: Option<usize>,
 }
 
 impl Run {
@@ -161,14 +163,20 @@ tensorboard = false
             tokens = corpus.tokens(),
         );
         fs::write(temp.path().join("run.toml"), text).unwrap();
-        Run { temp, sets: sets.iter().map(|set| (*set).to_owned()).collect() }
+        Run { temp, sets: sets.iter().map(|set| (*set).to_owned()).collect(), ranks: None }
     }
 
     /// The same run file, in a folder of its own, with more keys on top.
     pub(crate) fn and(&self, sets: &[&str]) -> Run {
         let mut run = Run::new(sets);
         run.sets.splice(0..0, self.sets.iter().cloned());
+        run.ranks = self.ranks;
         run
+    }
+
+    /// Starts on so many ranks from now on.
+    pub(crate) fn set_ranks(&mut self, ranks: usize) {
+        self.ranks = Some(ranks);
     }
 
     /// Lays more keys on top of those so far.
@@ -213,8 +221,16 @@ tensorboard = false
 
     /// The command that starts the run.
     pub(crate) fn command(&self) -> Command {
+        let mut command = self.loud_command();
+        command.arg("--quiet");
+        command
+    }
+
+    /// The same without `--quiet`.
+    pub(crate) fn loud_command(&self) -> Command {
         let mut command = Command::new(BINARY);
-        command.arg("train").args(self.run_file()).arg("--quiet").env_remove("SLURM_JOB_ID");
+        command.arg("train").args(self.run_file()).env_remove("SLURM_JOB_ID");
+        command.args(self.ranks.map(|ranks| format!("--ranks={ranks}")));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

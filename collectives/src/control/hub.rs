@@ -86,6 +86,11 @@ impl Hub {
         }
     }
 
+    /// See [`Rounds::late`].
+    pub(super) fn late(&self, rank: usize, key: Key, waited: &str) -> Option<Failure> {
+        lock(&self.rounds).late(rank, key, waited)
+    }
+
     /// Tells all ranks; only the first failure counts.
     pub(super) fn fail(&self, failure: Failure) {
         {

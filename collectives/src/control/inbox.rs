@@ -33,15 +33,17 @@ impl Inbox {
     }
 
     /// Parks until the outcome is there. One that came before a failure is still handed out: the other ranks
-    /// act on it as well.
-    pub(super) fn wait(&self, key: Key) -> Result<Outcome, Failure> {
+    /// act on it as well. `None` if it has not come for as long as `patience`.
+    pub(super) fn wait(&self, key: Key, patience: Option<Duration>) -> Result<Option<Outcome>, Failure> {
+        let deadline = patience.map(|patience| Instant::now() + patience);
         let mut state = lock(&self.state);
         loop {
             if let Some(delivery) = state.outcomes.remove(&key) {
                 drop(state);
                 // Gathered bytes have one owner and are not copied.
-                return Ok(Arc::try_unwrap(delivery)
-                    .map_or_else(|shared| shared.outcome.clone(), |delivery| delivery.outcome));
+                let outcome = Arc::try_unwrap(delivery)
+                    .map_or_else(|shared| shared.outcome.clone(), |delivery| delivery.outcome);
+                return Ok(Some(outcome));
             }
             if let Some(failure) = &state.failure {
                 return Err(failure.clone());
@@ -51,7 +53,16 @@ impl Inbox {
                 run(self.trip(&failure), &failure);
                 return Err(failure);
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let Some(deadline) = deadline else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            let woken = self.changed.wait_timeout(state, left);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

@@ -16,9 +16,19 @@ const ECHO: Duration = Duration::from_secs(2);
 /// bound their waiting.
 pub(super) trait Route: Send + Sync {
     fn deposit(&self, key: Key, call: Call);
+
+    /// Whom this rank, which has waited too long as `waited` tells, waits for in a round. `None`: the round has
+    /// ended, or this route cannot tell.
+    fn late(&self, _key: Key, _waited: &str) -> Option<Failure> {
+        None
+    }
+
     fn fail(&self, failure: Failure);
     fn report(&self) -> Option<Vec<RankReport>>;
     fn leave(&self);
+
+    /// The hub was told of this failure and has not answered.
+    fn unanswered(&self, _failure: &Failure) {}
 }
 
 /// One rank's part.
@@ -30,6 +40,8 @@ pub(super) struct Member {
     /// The number of the next round, by channel.
     next: [AtomicU64; 3],
     route: Arc<dyn Route>,
+    /// See [`Memory::with_patience`](super::Memory::with_patience).
+    patience: Option<Duration>,
 }
 
 impl Member {
@@ -40,7 +52,12 @@ impl Member {
         progress: Progress,
         route: Arc<dyn Route>,
     ) -> Self {
-        Member { rank, world_size, inbox, progress, next: Default::default(), route }
+        Member { rank, world_size, inbox, progress, next: Default::default(), route, patience: None }
+    }
+
+    pub(super) fn with_patience(mut self, patience: Option<Duration>) -> Self {
+        self.patience = patience;
+        self
     }
 
     fn call(&self, channel: Channel, call: Call) -> Result<Outcome, Failure> {
@@ -50,7 +67,20 @@ impl Member {
         let sequence = self.next[channel as usize].fetch_add(1, Ordering::Relaxed);
         let key = Key { channel, sequence };
         self.route.deposit(key, call);
-        self.inbox.wait(key)
+        // Rank 0 may prepare data for hours before the first step, and write files for long beside one.
+        let patience = self.patience.filter(|_| channel == Channel::Step && self.progress.read().0.step > 0);
+        loop {
+            if let Some(outcome) = self.inbox.wait(key, patience)? {
+                return Ok(outcome);
+            }
+            let waited = format!(
+                "{:.0} s (from run.collective_timeout_s)",
+                patience.unwrap_or_default().as_secs_f64()
+            );
+            if let Some(failure) = self.route.late(key, &waited) {
+                self.fail(failure);
+            }
+        }
     }
 
     /// The answer to another call: only a broken peer sends it.
@@ -67,6 +97,9 @@ impl Member {
         self.route.fail(failure.clone());
         // The hub decides which failure was the first, so that all ranks name the same.
         self.inbox.wait_for_failure(ECHO);
+        if self.inbox.failure().is_none() {
+            self.route.unanswered(&failure);
+        }
         run(self.inbox.trip(&failure), &failure);
     }
 }

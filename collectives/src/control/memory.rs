@@ -15,8 +15,18 @@ use super::{Failure, Progress, RankReport, host_name};
 pub struct Memory(Member);
 
 impl Memory {
-    /// All ranks of a world, in their order.
+    /// All ranks of a world, in their order. They wait for each other for ever.
     pub fn new(world_size: usize) -> Vec<Memory> {
+        Memory::make(world_size, None)
+    }
+
+    /// The same, but once a rank has noted its first step, a round of [`Channel::Step`](super::Channel::Step) that
+    /// some rank does not come to for so long is that rank's failure.
+    pub fn with_patience(world_size: usize, patience: Duration) -> Vec<Memory> {
+        Memory::make(world_size, Some(patience))
+    }
+
+    fn make(world_size: usize, patience: Option<Duration>) -> Vec<Memory> {
         let inboxes: Vec<Arc<Inbox>> = (0..world_size).map(|_| Arc::default()).collect();
         let here: Vec<_> = (0..world_size).map(|rank| (rank, Progress::default())).collect();
         let board = Board::new(world_size, &host_name(), here.clone());
@@ -26,7 +36,7 @@ impl Memory {
         ranks
             .map(|(inbox, (rank, progress))| {
                 let route = Arc::new(Direct { rank, hub: Arc::clone(&hub) });
-                Memory(Member::new(rank, world_size, inbox, progress, route))
+                Memory(Member::new(rank, world_size, inbox, progress, route).with_patience(patience))
             })
             .collect()
     }
@@ -47,6 +57,10 @@ struct Direct {
 impl Route for Direct {
     fn deposit(&self, key: Key, call: Call) {
         self.hub.deposit(self.rank, key, call);
+    }
+
+    fn late(&self, key: Key, waited: &str) -> Option<Failure> {
+        self.hub.late(self.rank, key, waited)
     }
 
     fn fail(&self, failure: Failure) {

@@ -97,7 +97,7 @@ pub trait ControlPlane: Send + Sync {
     fn on_failure(&self, hook: Box<dyn FnOnce(&Failure) + Send>);
 
     /// After a failure: what each rank was doing last, if it falls to this rank to say so. Exactly one
-    /// surviving rank gets an answer, once. May wait a second for what others have to say.
+    /// surviving rank gets an answer, once. May wait half a second for what others have to say.
     fn report(&self) -> Option<Vec<RankReport>>;
 
     /// The sum of every rank's `value`.

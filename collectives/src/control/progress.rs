@@ -93,9 +93,9 @@ pub struct RankReport {
     pub state: String,
 }
 
-/// The table as text: a header, then one line per rank.
+/// The table as text: a header, then one line per rank. The state is the last column, since causes are long.
 pub fn table(reports: &[RankReport]) -> String {
-    let header = ["rank", "host", "state", "step", "action", "collective", "idle"].map(str::to_owned);
+    let header = ["rank", "host", "step", "action", "collective", "idle", "state"].map(str::to_owned);
     let rows: Vec<[String; 7]> = std::iter::once(header).chain(reports.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..7).map(width).collect();
@@ -118,7 +118,7 @@ fn row(report: &RankReport) -> [String; 7] {
     let collective = collective.as_ref().map_or_else(|| "-".to_owned(), describe);
     let idle = format!("{:.1} s", report.age_s);
     let (rank, step) = (report.rank.to_string(), step.to_string());
-    [rank, report.host.clone(), report.state.clone(), step, action, collective, idle]
+    [rank, report.host.clone(), step, action, collective, idle, report.state.clone()]
 }
 
 fn describe(collective: &CollectiveActivity) -> String {

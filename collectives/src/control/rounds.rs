@@ -157,6 +157,17 @@ impl Rounds {
         }
     }
 
+    /// `rank` has waited too long, as `waited` tells, in a round: whom it waits for. `None` if the round has ended.
+    pub(super) fn late(&self, rank: usize, key: Key, waited: &str) -> Option<Failure> {
+        let round = self.open.get(&key)?;
+        let absent = |other: &usize| !round.present[*other];
+        let late: Vec<usize> = (0..self.left.len()).filter(absent).collect();
+        let names = late.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        let what = round.fingerprint;
+        let cause = format!("late: rank {rank} waited {waited} in {what} as {key}, for rank {names}");
+        Some(Failure::fault(*late.first()?, cause))
+    }
+
     /// `rank` comes to no more rounds.
     ///
     /// # Errors
@@ -238,6 +249,21 @@ mod tests {
         let mut rounds = Rounds::new(2);
         rounds.deposit(0, SAVE, sum(&[])).unwrap();
         assert_eq!(rounds.leave(1), Err(failure));
+    }
+
+    #[test]
+    fn who_is_late_is_named_until_the_round_has_ended() {
+        let mut rounds = Rounds::new(3);
+        rounds.deposit(0, STEP, sum(&[1])).unwrap();
+        let late = rounds.late(0, STEP, "9 s").unwrap();
+        assert_eq!(
+            late.to_string(),
+            "rank 1: late: rank 0 waited 9 s in a sum of 1 words as round 4 of channel step, for rank 1, 2"
+        );
+        rounds.deposit(1, STEP, sum(&[1])).unwrap();
+        assert_eq!(rounds.late(1, STEP, "9 s").unwrap().rank, 2);
+        rounds.deposit(2, STEP, sum(&[1])).unwrap();
+        assert_eq!(rounds.late(0, STEP, "9 s"), None);
     }
 
     #[test]

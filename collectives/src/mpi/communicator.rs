@@ -11,10 +11,14 @@ use super::header::{Header, Kind};
 use super::job::{Job, Member, Name, Split, Task};
 use super::orders::Orders;
 use super::thread::{self, Start};
-use super::{ffi, workspace_elements};
+use super::workspace_elements;
 use crate::control::CollectiveActivity;
 use crate::trace::{CarriedOut, Stream};
 use crate::{Audit, Call, Collective, CommError, Communicator, Failure, Pending, Progress};
+
+/// How long the end of MPI is waited for: a rank that dies meanwhile, or a launcher that is about to end all of them,
+/// lets it hang.
+const FINALIZE_MAX: Duration = Duration::from_secs(30);
 
 /// A communicator over MPI. MPI ends with the last one of the process, if nothing is under way and nothing has
 /// failed.
@@ -148,7 +152,7 @@ impl Communicator<Cpu> for Mpi {
         let sequence = self.numbers.next(Some(call));
         let unit = self.process.progress.read().0.unit;
         let span = self.stream.begin(kind, sequence, payload_bytes, unit, CarriedOut::InTheBackground);
-        let (completion, pending) = Pending::under_way(span);
+        let (completion, pending) = Pending::traced(span);
         let task = Task::Move { call, block, workspace, completion };
         self.submit(Kind::Collective(kind), sequence, task)?;
         Ok(pending)
@@ -195,34 +199,10 @@ impl Handle {
         self.orders.fail(failure);
     }
 
-    /// Whether ranks tell each other what they call before they move anything: at first they do. To be changed
-    /// by all ranks at the same place of the schedule, when nothing is under way.
+    /// Whether ranks tell each other what they call before they move anything: at first they do. Holds for calls
+    /// that begin later. To be changed by all ranks at the same place of the schedule.
     pub fn set_checked(&self, checked: bool) {
         self.checked.store(checked, Ordering::Relaxed);
-    }
-
-    /// Ends every process of the job, this one with `code`.
-    pub fn abort_job(&self, code: u8) -> ! {
-        let code = i32::from(code);
-        if std::thread::current().name() != Some("mpi") {
-            // The thread that owns MPI does it, unless it is gone or stuck.
-            self.orders.abort(code);
-            self.orders.wait_until_ended(Duration::from_secs(1));
-        }
-        ffi::abort(code);
-        std::process::exit(code)
-    }
-
-    /// From now on a panic of any thread of this process, once it has been printed, ends every process of the
-    /// job with exit code 1: the others would wait for this one until their timeouts, and this one for them
-    /// when it ends MPI.
-    pub fn install_panic_hook(&self) {
-        let handle = self.clone();
-        let print = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |info| {
-            print(info);
-            handle.abort_job(1);
-        }));
     }
 
     /// The answer of the thread that owns MPI.
@@ -242,7 +222,7 @@ impl Drop for Process {
             return;
         }
         self.handle.orders.end();
-        self.handle.orders.wait_until_ended(self.timeout);
+        self.handle.orders.wait_until_ended(self.timeout.min(FINALIZE_MAX));
     }
 }
 

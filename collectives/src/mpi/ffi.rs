@@ -2,7 +2,7 @@
 //! caller vouches for the memory.
 //!
 //! MPI calls may be made by the thread that initialised it only. Whatever leads to one is `!Send` and is
-//! first handed out by [`Environment::start`], so it stays on that thread; [`abort`] says why it may not.
+//! first handed out by [`Environment::start`], so it stays on that thread.
 //!
 //! Written over the bindings and not over `mpi`'s own types: those tie a request to a scope, and ignore
 //! return codes.
@@ -106,21 +106,12 @@ impl Environment {
     }
 }
 
-/// Ends every process of the job, this one with `code`. Returns only if MPI is not there to do so.
-///
-/// Under MPI_THREAD_FUNNELED only the thread that owns MPI may call it. Others do when that thread does not
-/// answer: the process ends either way.
-pub(super) fn abort(code: i32) {
-    let (mut initialized, mut finalized) = (0, 0);
-    // SAFETY: both may be called at any time by any thread, and write to local variables.
-    let known = unsafe {
-        ffi::MPI_Initialized(&mut initialized) == ffi::MPI_SUCCESS as c_int
-            && ffi::MPI_Finalized(&mut finalized) == ffi::MPI_SUCCESS as c_int
-    };
-    if known && initialized != 0 && finalized == 0 {
-        // SAFETY: MPI is initialised and not finalised. The call takes no memory of ours.
-        unsafe { ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, code) };
-    }
+/// Ends this process with `code`, now: the library's way out waits for other processes, which may be dead, and
+/// threads that are inside of its calls are not asked. Standard output keeps no whole line back.
+pub fn end_process(code: u8) -> ! {
+    // SAFETY: takes no memory of ours and does not return; handlers and destructors that it leaves out are the
+    // purpose.
+    unsafe { nix::libc::_exit(i32::from(code)) }
 }
 
 /// A communicator. Never freed: a run makes a handful, and the library frees them when it ends.

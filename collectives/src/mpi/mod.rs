@@ -60,6 +60,9 @@ mod thread;
 #[cfg(feature = "mpi")]
 pub use communicator::{Handle, Mpi};
 
+#[cfg(feature = "mpi")]
+pub use ffi::end_process;
+
 use crate::Call;
 
 /// Elements of the block of [`Class::Communication`](tisserand_kernels::Class::Communication) that `start`

@@ -21,7 +21,6 @@ struct State {
     refusal: Option<CommError>,
     /// Whether the thread knows of the refusal.
     refusal_taken: bool,
-    abort: Option<i32>,
     end: bool,
     /// The thread is gone.
     ended: bool,
@@ -31,8 +30,6 @@ struct State {
 pub(super) struct News {
     pub(super) jobs: Vec<(usize, Job)>,
     pub(super) failure: Option<CommError>,
-    /// The job is to be ended with this exit code.
-    pub(super) abort: Option<i32>,
     pub(super) end: bool,
 }
 
@@ -47,7 +44,7 @@ pub(super) enum Wait {
 impl State {
     fn has_news(&self) -> bool {
         let refused = self.refusal.is_some() && !self.refusal_taken;
-        !self.jobs.is_empty() || refused || self.abort.is_some() || self.end
+        !self.jobs.is_empty() || refused || self.end
     }
 }
 
@@ -76,7 +73,7 @@ impl Orders {
         }
         let failure = state.refusal.clone().filter(|_| !state.refusal_taken);
         state.refusal_taken |= failure.is_some();
-        News { jobs: std::mem::take(&mut state.jobs), failure, abort: state.abort.take(), end: state.end }
+        News { jobs: std::mem::take(&mut state.jobs), failure, end: state.end }
     }
 
     /// # Errors
@@ -102,10 +99,6 @@ impl Orders {
         self.change(|state| {
             state.refusal.get_or_insert(CommError::Failed(failure));
         });
-    }
-
-    pub(super) fn abort(&self, code: i32) {
-        self.change(|state| state.abort = Some(code));
     }
 
     pub(super) fn end(&self) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tisserand_kernels::Cpu;
 
 use super::exchange::Poll;
-use super::ffi::{self, Comm, Environment, MpiError};
+use super::ffi::{Comm, Environment, MpiError};
 use super::job::{Job, Member, Site, Split};
 use super::orders::{News, Orders, Wait};
 use super::running::Running;
@@ -69,13 +69,10 @@ fn serve(orders: &Orders, start: &Start, lines: &mut Vec<Line>) -> bool {
             let still = still_since.elapsed();
             if still < SPIN { Wait::Not } else { Wait::AtMost((still / 8).clamp(NAP.0, NAP.1)) }
         };
-        let News { jobs, failure, abort, end } = orders.take(wait);
+        let News { jobs, failure, end } = orders.take(wait);
         let mut moved = !jobs.is_empty();
         for (line, job) in jobs {
             lines[line].queue.push_back(job);
-        }
-        if let Some(code) = abort {
-            ffi::abort(code);
         }
         if let Some(failure) = failure {
             aborted = true;

@@ -10,6 +10,7 @@ use super::mailbox::Letter;
 use super::note_end;
 use super::queue::Job;
 use crate::communicator::{Call, CommError, ReduceOp};
+use crate::control::Failure;
 
 /// Carries out a call and hands its block back.
 pub(super) fn carry_out<D: Device>(job: Job<D>, device: &D) {
@@ -27,9 +28,11 @@ pub(super) fn carry_out<D: Device>(job: Job<D>, device: &D) {
     };
     if let Err(error @ CommError::Kernel(_)) = &result {
         // The others would wait for what this rank's device cannot do.
-        group.end(error.clone());
+        group.end(Failure::fault(group.member(visit.rank), error.to_string()).into());
     }
-    note_end(&progress, &group, visit.sequence);
+    if result.is_ok() {
+        note_end(&progress, &group, visit.sequence);
+    }
     completion.complete(result);
 }
 
@@ -217,8 +220,7 @@ fn recv<D: Device>(
         }
         if !in_time {
             drop(state);
-            let error =
-                group.late_ranks(visit.rank, &visit.subject, visit.sequence, vec![group.member(from)]);
+            let error = group.late_ranks(visit.rank, &visit.subject, visit.sequence, vec![from]);
             return Err(group.end(error));
         }
         (state, in_time) = group.park(state, visit.deadline);

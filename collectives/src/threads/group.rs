@@ -136,6 +136,11 @@ impl<D: Device> Meeting<D> {
         self.subjects.iter().all(Option::is_some)
     }
 
+    /// Ranks of the group that have not come.
+    fn absent(&self) -> Vec<usize> {
+        (0..self.subjects.len()).filter(|&rank| self.subjects[rank].is_none()).collect()
+    }
+
     /// The first two ranks that came for different things.
     fn difference(&self) -> Option<[(usize, Subject); 2]> {
         let mut ranks = self.subjects.iter().flatten().copied().enumerate();
@@ -307,9 +312,9 @@ impl<D: Device> Group<D> {
                 return Ok(());
             }
             if !in_time {
-                let error = self.late(visit, &meeting.subjects);
+                let absent = meeting.absent();
                 drop(state);
-                return Err(self.end(error));
+                return Err(self.end(self.late_ranks(visit.rank, &visit.subject, visit.sequence, absent)));
             }
             (state, in_time) = self.park(state, visit.deadline);
         }
@@ -329,14 +334,42 @@ impl<D: Device> Group<D> {
         taken
     }
 
-    /// The call that waits was joined by all but these.
-    fn late(&self, visit: &Visit, subjects: &[Option<Subject>]) -> CommError {
-        let is_late = |rank: &usize| subjects[*rank].is_none();
-        let late = (0..self.size()).filter(is_late).map(|rank| self.members[rank]).collect();
-        self.late_ranks(visit.rank, &visit.subject, visit.sequence, late)
+    /// Ranks of the world that wait in this group for others, and for whom.
+    fn waits(&self) -> (Vec<usize>, Vec<usize>) {
+        let state = self.state();
+        let Some(meeting) = state.meetings.iter().find(|meeting| !meeting.is_complete()) else {
+            return (Vec::new(), Vec::new());
+        };
+        let absent = meeting.absent();
+        let member = |rank: usize| self.members[rank];
+        let waiting = (0..self.size()).filter(|rank| !absent.contains(rank)).map(member).collect::<Vec<_>>();
+        // A meeting that nobody has come to has nobody waiting.
+        if waiting.is_empty() {
+            (Vec::new(), Vec::new())
+        } else {
+            (waiting, absent.into_iter().map(member).collect())
+        }
     }
 
-    /// A call of the rank `waiting` ended at its deadline because of the ranks `late` of the world.
+    /// Ranks of the world that others wait for, in whatever group, and that wait for nobody themselves. All ranks
+    /// make the same calls in the same order, so once all that can go on has, the others are at least where the
+    /// late one is, and none of its own calls waits.
+    fn culprits(&self) -> Vec<usize> {
+        let groups: Vec<_> = lock(&self.world.groups).iter().filter_map(Weak::upgrade).collect();
+        let (mut waiting, mut awaited) = (Vec::new(), Vec::new());
+        for group in groups {
+            let (here, for_whom) = group.waits();
+            waiting.extend(here);
+            awaited.extend(for_whom);
+        }
+        awaited.retain(|rank| !waiting.contains(rank));
+        awaited.sort_unstable();
+        awaited.dedup();
+        awaited
+    }
+
+    /// A call of the rank `waiting` ended at its deadline because of the ranks `late`, both of this group. They may
+    /// be late because others are.
     pub(super) fn late_ranks(
         &self,
         waiting: usize,
@@ -344,17 +377,24 @@ impl<D: Device> Group<D> {
         sequence: u64,
         late: Vec<usize>,
     ) -> CommError {
-        let names = late.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-        let cause = format!(
-            "late: rank {} waited {:.0} s (run.collective_timeout_s) in {} #{sequence}, {subject}, for rank {names}",
+        let names = |ranks: &[usize]| ranks.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        let late: Vec<usize> = late.into_iter().map(|rank| self.members[rank]).collect();
+        let mut cause = format!(
+            "late: rank {} waited {:.0} s (run.collective_timeout_s) in {} #{sequence}, {subject}, for rank {}",
             self.members[waiting],
             self.world.timeout.as_secs_f64(),
             self.axis,
+            names(&late),
         );
-        Failure::fault(late.first().copied().unwrap_or(self.members[waiting]), cause).into()
+        let culprits = self.culprits();
+        let first = culprits.iter().find(|rank| late.contains(rank)).or(culprits.first());
+        if !culprits.is_empty() && !culprits.iter().any(|rank| late.contains(rank)) {
+            cause += &format!(", which waits as well, in the end for rank {}", names(&culprits));
+        }
+        Failure::fault(first.or(late.first()).copied().unwrap_or(self.members[waiting]), cause).into()
     }
 
-    /// This rank's number in the world.
+    /// The number in the world of a rank of this group.
     pub(super) fn member(&self, rank: usize) -> usize {
         self.members[rank]
     }

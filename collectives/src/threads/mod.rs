@@ -143,7 +143,7 @@ impl<D: Device> Communicator<D> for Threads<D> {
         self.audit.count(call.kind(), payload_bytes);
         let subject = Subject::Call { call, len: block.len(), dtype: block.dtype() };
         let (visit, span) = self.begin(call.kind(), subject, payload_bytes);
-        let (completion, pending) = Pending::under_way(span);
+        let (completion, pending) = Pending::traced(span);
         let (group, progress) = (Arc::clone(&self.group), self.progress.clone());
         self.queue.submit(Job { group, visit, call, block, completion, progress })?;
         Ok(pending)

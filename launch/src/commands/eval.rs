@@ -1,36 +1,41 @@
 //! `tisserand eval`
 
-use tisserand_collectives::Alone;
+use std::path::Path;
+
+use tisserand_collectives::ControlPlane;
+use tisserand_runtime::config::Config;
 use tisserand_runtime::data::Dataset;
 use tisserand_runtime::inference::ModelFolder;
-use tisserand_runtime::log::Record;
-use tisserand_runtime::parallel::Sharding;
-use tisserand_runtime::train::corpus;
+use tisserand_runtime::log::{EvalRecord, Record};
+use tisserand_runtime::train::{corpus, setup};
 use tisserand_runtime::{Error, Result};
 
 use super::{DONE, load};
-use crate::{cli, device, output};
+use crate::device::{self, Place};
+use crate::ranks::Ranks;
+use crate::world::{self, Agree, World};
+use crate::{cli, env, output};
 
 /// Prints the loss of every validation set of the run file.
 pub(super) fn run(arguments: &cli::Eval) -> Result<u8> {
-    let mut config = load(&arguments.run_file, None)?;
-    let folder = ModelFolder::open(&arguments.checkpoint)?;
-    folder.warning.iter().for_each(|warning| eprintln!("warning: {warning}"));
-    config.model = folder.config.clone();
-    let sources = corpus::sources(&config)?;
-    let dataset = Dataset::open(&sources, corpus::dataset_config(&config))?;
-    let mut sets = corpus::open_validation(&config, &dataset)?;
-    if sets.is_empty() {
-        return Err(Error::input(format!(
-            "{}: no validation data; hint: data.validation or data.validation_fraction",
-            arguments.run_file.path.display()
-        )));
+    let ranks = Ranks::discover(&env::variable).map_err(|error| Error::input(error.to_string()))?;
+    match World::new(&ranks, arguments.ranks) {
+        Ok(world) => world::speak(ranks.rank, Agree::Perhaps, on_ranks(arguments, &ranks, world)),
+        Err(error) => world::speak(ranks.rank, Agree::Surely, Err(error)),
     }
-    let mut evaluator = device::evaluator(&config, &folder)?;
-    for set in &mut sets {
-        let (sharding, control) = (Sharding::single(), Alone::default());
-        let record = set.evaluate(folder.step.unwrap_or(0), &sharding, &control, &mut *evaluator)?;
-        let Some(record) = record else { continue };
+}
+
+fn on_ranks(arguments: &cli::Eval, ranks: &Ranks, world: World) -> Result<u8> {
+    let mut config = load(&arguments.run_file, Some(world.size(ranks)))?;
+    let folder = ModelFolder::open(&arguments.checkpoint)?;
+    if ranks.rank == 0 {
+        folder.warning.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    }
+    config.model = folder.config.clone();
+    let records = world.run(ranks, &config, |place, control| {
+        evaluate(&config, &arguments.run_file.path, &folder, place, control.as_ref())
+    })?;
+    for record in records {
         if arguments.json {
             let record = serde_json::to_string(&Record::Eval(record))
                 .map_err(|error| Error::fault(format!("cannot print the record: {error}")))?;
@@ -40,4 +45,29 @@ pub(super) fn run(arguments: &cli::Eval) -> Result<u8> {
         }
     }
     Ok(DONE)
+}
+
+/// The losses of all validation sets, at rank 0.
+fn evaluate(
+    config: &Config,
+    run_file: &Path,
+    folder: &ModelFolder,
+    place: Place,
+    control: &dyn ControlPlane,
+) -> Result<Vec<EvalRecord>> {
+    let dataset = Dataset::open(&corpus::sources(config)?, corpus::dataset_config(config))?;
+    let mut sets = corpus::open_validation(config, &dataset)?;
+    if sets.is_empty() {
+        return Err(Error::input(format!(
+            "{}: no validation data; hint: data.validation or data.validation_fraction",
+            run_file.display()
+        )));
+    }
+    let sharding = setup::sharding(config, control.rank());
+    let mut evaluator = device::evaluator(config, folder, place, sharding)?;
+    let mut records = Vec::new();
+    for set in &mut sets {
+        records.extend(set.evaluate(folder.step.unwrap_or(0), &sharding, control, &mut *evaluator)?);
+    }
+    Ok(records)
 }

@@ -2,14 +2,18 @@
 
 use std::time::Instant;
 
+use tisserand_collectives::Mesh;
 use tisserand_runtime::decoder::Decoder;
 use tisserand_runtime::inference::ModelFolder;
 use tisserand_runtime::log::units;
+use tisserand_runtime::model_config::ModelConfig;
+use tisserand_runtime::parallel::Sharding;
 use tisserand_runtime::sampling::{Sampling, sample};
 use tisserand_runtime::tokenizer::Tokenizer;
 use tisserand_runtime::{Error, Result};
 
 use super::DONE;
+use crate::world::{self, Terms};
 use crate::{cli, device, output};
 
 /// Prints the prompt and its continuation as it is generated.
@@ -31,10 +35,42 @@ pub(super) fn run(arguments: &cli::Generate) -> Result<u8> {
     }
     let prompt = prompt_tokens(&tokenizer, &arguments.prompt)?;
     let capacity = capacity(prompt.len(), arguments.max_tokens)?;
-    let mut decoder = device::decoder(arguments.threads, &folder, prompt.len(), capacity)?;
-    output::piece(&arguments.prompt)?;
-    generate(decoder.as_mut(), &tokenizer, sampling, &prompt, arguments.max_tokens)?;
+    let mesh = mesh(arguments, &folder.config)?;
+    world::on_threads(arguments.ranks, &Terms::passing(), |place, control| {
+        let sharding = Sharding { mesh, rank: control.rank(), zero: 3, mesh_invariant: false };
+        let mut decoder =
+            device::decoder(arguments.threads, &folder, place, sharding, prompt.len(), capacity)?;
+        // Every rank computes the same logits and draws the same tokens; one says so.
+        let shows = control.rank() == 0;
+        if shows {
+            output::piece(&arguments.prompt)?;
+        }
+        generate(decoder.as_mut(), &tokenizer, sampling, &prompt, arguments.max_tokens, shows)
+    })?;
     Ok(DONE)
+}
+
+/// All ranks along `tp` as far as the heads allow, unless told otherwise.
+fn mesh(arguments: &cli::Generate, model: &ModelConfig) -> Result<Mesh> {
+    let ranks = arguments.ranks;
+    let fits = |tp: &usize| {
+        let key_heads = model.num_kv_heads;
+        let cuts_key_heads = key_heads.is_multiple_of(*tp) || tp.is_multiple_of(key_heads);
+        let cut = [ranks, model.num_heads, model.intermediate_size];
+        *tp > 0 && cuts_key_heads && cut.iter().all(|extent| extent.is_multiple_of(*tp))
+    };
+    let good: Vec<usize> = (1..=ranks).filter(fits).collect();
+    match arguments.tp {
+        None => Ok(good.last().copied().unwrap_or(1)),
+        Some(tp) if fits(&tp) => Ok(tp),
+        Some(tp) => Err(Error::input(format!(
+            "--tp {tp}: must divide --ranks {ranks}, the model's {} heads and {} intermediate columns; hint: {} would do",
+            model.num_heads,
+            model.intermediate_size,
+            good.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+        ))),
+    }
+    .map(|tp| Mesh::new(1, ranks / tp, tp))
 }
 
 fn sampling(arguments: &cli::Generate) -> Result<Sampling> {
@@ -70,7 +106,9 @@ fn generate(
     sampling: Sampling,
     prompt: &[u32],
     max_tokens: usize,
+    shows: bool,
 ) -> Result<()> {
+    let show = |text: &str| if shows { output::piece(text) } else { Ok(()) };
     let start = Instant::now();
     let mut stream = tokenizer.stream();
     let mut new_tokens = prompt.to_vec();
@@ -82,11 +120,14 @@ fn generate(
         if tokenizer.end_of_text() == Some(token) {
             break;
         }
-        output::piece(&stream.push(token)?)?;
+        show(&stream.push(token)?)?;
         generated += 1;
         new_tokens = vec![token];
     }
-    output::line("")?;
+    show("\n")?;
+    if !shows {
+        return Ok(());
+    }
     let seconds = start.elapsed().as_secs_f64();
     eprintln!("{generated} tokens, {} tokens/s", units::rate(generated as f64 / seconds));
     Ok(())

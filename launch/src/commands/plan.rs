@@ -16,7 +16,8 @@ pub(super) fn run(arguments: &cli::Plan) -> Result<u8> {
     let config = load(&arguments.run_file, None)?;
     let model = Transformer::new(config.model.clone());
     let step = step_config(&config, &model, 0);
-    let plan = plan::train(device::caps(config.run.device)?, &model, &step, config.training.seq_len)?;
+    let (caps, workspace) = device::to_plan(config.run.device)?;
+    let plan = plan::train(caps, &model, &step, config.training.seq_len, workspace)?;
     output::piece(&if arguments.json { as_json(&config, &plan) } else { as_text(&config, &plan) })?;
     Ok(DONE)
 }

@@ -1,16 +1,26 @@
 //! `tisserand train`
 
-use tisserand_runtime::Result;
 use tisserand_runtime::files::io_error;
+use tisserand_runtime::run::StopFlag;
 use tisserand_runtime::train::{self, Outcome, TrainOptions};
+use tisserand_runtime::{Error, Result};
 
 use super::load;
-use crate::{cli, device, env, output, signals, world};
+use crate::ranks::Ranks;
+use crate::world::{self, Agree, World};
+use crate::{cli, device, env, output, signals};
 
-/// Trains, and says how to go on.
+/// Trains, on this process's rank or on all of them, and says how to go on.
 pub(super) fn run(arguments: cli::Train) -> Result<u8> {
-    let ranks = arguments.ranks;
-    let config = load(&arguments.run_file, Some(ranks))?;
+    let ranks = Ranks::discover(&env::variable).map_err(|error| Error::input(error.to_string()))?;
+    match World::new(&ranks, arguments.ranks) {
+        Ok(world) => world::speak(ranks.rank, Agree::Perhaps, train(arguments, &ranks, world)),
+        Err(error) => world::speak(ranks.rank, Agree::Surely, Err(error)),
+    }
+}
+
+fn train(arguments: cli::Train, ranks: &Ranks, world: World) -> Result<u8> {
+    let config = load(&arguments.run_file, Some(world.size(ranks)))?;
     let path = &arguments.run_file.path;
     let run_toml =
         std::fs::read_to_string(path).map_err(|error| io_error("read the run file", path, &error))?;
@@ -21,14 +31,26 @@ pub(super) fn run(arguments: cli::Train) -> Result<u8> {
         quiet: arguments.quiet,
         job_id: env::job_id(),
         process: env::process(),
+        notices: Vec::new(),
     };
-    let stop = signals::watch()?;
+    let stop = StopFlag::new();
     let dir = config.run.dir.display().to_string();
-    let outcome = world::on_threads(ranks, &config, |place, control| {
+    let part = |place: device::Place, control| {
+        let options = TrainOptions { notices: place.notices.clone(), ..options.clone() };
         let device = device::choose(&config, place)?;
-        train::train(config.clone(), options.clone(), device, control, stop.clone())
+        train::train(config.clone(), options, device, control, stop.clone())
+    };
+    if matches!(world, World::Threads(_)) {
+        signals::watch(&stop)?;
+    }
+    let outcome = world.run(ranks, &config, |place, control| {
+        // Not before: while processes meet there is nothing to save, and a signal ends them.
+        if !matches!(world, World::Threads(_)) {
+            signals::watch(&stop)?;
+        }
+        part(place, control)
     })?;
-    if outcome == Outcome::Finished && !arguments.quiet {
+    if outcome == Outcome::Finished && !arguments.quiet && ranks.rank == 0 {
         output::line("generate from it:")?;
         output::line(&format!("  tisserand generate --checkpoint {dir} --prompt \"fn main\""))?;
         output::line(&format!(

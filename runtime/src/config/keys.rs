@@ -124,7 +124,7 @@ pub(super) const KEYS: &[Key] = &[
 
     key("mesh.dp_replicate", "integer, auto", "1", Free, "Replicas of the sharded model; auto: the ranks that dp_shard and tp leave."),
     key("mesh.dp_shard", "integer, auto", "auto", Free, "Ranks that share one replica's state; auto: the ranks that the others leave."),
-    key("mesh.tp", "integer, auto", "1", Free, "Ranks that share one matrix. Other than 1: not yet."),
+    key("mesh.tp", "integer, auto", "1", Free, "Ranks that share every matrix and the tokens; divides num_heads, intermediate_size, micro_batch × seq_len."),
     key("mesh.zero", "integer", "3", Free, "0 replicate everything, 1 shard optimizer state, 2 and gradients, 3 and parameters."),
 
     key("precision.compute", "bf16, f32", "f32", Identity, "Weights and activations of forward and backward."),

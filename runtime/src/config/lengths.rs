@@ -17,8 +17,10 @@ pub(super) fn training(section: &Section<'_>, mesh: &Mesh) -> Result<(Training, 
     let leaf = micro_batch * mesh.dp();
     if !global_batch.is_multiple_of(leaf) {
         let message = format!(
-            "not a multiple of micro_batch × data-parallel ranks = {micro_batch} × {} = {leaf}",
-            mesh.dp()
+            "not a multiple of micro_batch × data-parallel ranks = {micro_batch} × {} = {leaf}; hint: \
+             training.global_batch = {}, a smaller training.micro_batch, or fewer ranks",
+            mesh.dp(),
+            global_batch.next_multiple_of(leaf)
         );
         return Err(section.conflict("global_batch", &message));
     }

@@ -3,6 +3,7 @@
 use super::raw::Section;
 use super::{Mesh, Training};
 use crate::Result;
+use crate::model_config::ModelConfig;
 
 /// The ranks that a run is started on; `None` where a run file is only looked at: then sizes are taken at
 /// their word, and `auto` is 1.
@@ -22,7 +23,7 @@ pub(super) fn mesh(section: &Section<'_>, ranks: Ranks) -> Result<Mesh> {
     let ranks = ranks.unwrap_or(given);
     let fits = if auto.is_some() { ranks.is_multiple_of(given) } else { ranks == given };
     if !fits {
-        let largest = (0..3).max_by_key(|&axis| sizes[axis]).unwrap_or(0);
+        let largest = (0..3).rev().max_by_key(|&axis| sizes[axis]).unwrap_or(0);
         let hint = if auto.is_some() { "" } else { ", or mesh.dp_shard = \"auto\"" };
         let message = format!(
             "the sizes of the mesh multiply to {given}, but the run has {ranks} rank{}; hint: --ranks {given}{hint}",
@@ -34,11 +35,33 @@ pub(super) fn mesh(section: &Section<'_>, ranks: Ranks) -> Result<Mesh> {
         sizes[auto] = Some(ranks / given);
     }
     let [dp_shard, dp_replicate, tp] = sizes.map(|size| size.unwrap_or(1));
-    if tp > 1 {
-        return Err(section.not_yet("tp", "only 1"));
-    }
     let zero = section.integer("zero", 0..=3)?.map_or(3, |stage| stage as u8);
     Ok(Mesh { dp_replicate, dp_shard, tp, zero })
+}
+
+/// Refuses a `tp` that does not divide what it cuts, with the values that would do.
+pub(super) fn check_tp(
+    section: &Section<'_>,
+    mesh: &Mesh,
+    model: &ModelConfig,
+    training: &Training,
+) -> Result<()> {
+    let (heads, key_heads) = (model.num_heads, model.num_kv_heads);
+    let tokens = training.micro_batch * training.seq_len;
+    let cuts_key_heads = |tp: usize| key_heads.is_multiple_of(tp) || tp.is_multiple_of(key_heads);
+    let wrong = |tp: usize| {
+        let divided = [
+            ("model.num_heads", heads),
+            ("model.intermediate_size", model.intermediate_size),
+            ("training.micro_batch × seq_len", tokens),
+        ];
+        let undivided = divided.into_iter().find(|(_, extent)| !extent.is_multiple_of(tp));
+        undivided.or_else(|| (!cuts_key_heads(tp)).then_some(("model.num_kv_heads", key_heads)))
+    };
+    let Some((name, extent)) = wrong(mesh.tp) else { return Ok(()) };
+    let good: Vec<String> = (1..=heads).filter(|&tp| wrong(tp).is_none()).map(|tp| tp.to_string()).collect();
+    let message = format!("it does not divide {name} = {extent}; hint: tp {} would do", good.join(", "));
+    Err(section.conflict("tp", &message))
 }
 
 /// `None` for `auto`.

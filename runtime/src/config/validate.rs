@@ -27,6 +27,7 @@ pub(super) fn validate(root: &Section<'_>, ranks: Ranks) -> Result<Config> {
     let (training, lengths) = training(&root.sub("training")?, &mesh)?;
     let data = data::data(&root.sub("data")?)?;
     let model = model::model(&root.sub("model")?, data.prepare.as_ref(), training.seq_len)?;
+    mesh::check_tp(&root.sub("mesh")?, &mesh, &model, &training)?;
     let tokenizer = tokenizer(&root.sub("tokenizer")?, &data)?;
     let precision = precision(&root.sub("precision")?)?;
     let in_f32 = precision.reduce == DType::F32;

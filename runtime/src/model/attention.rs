@@ -1,13 +1,15 @@
 //! Causal grouped-query attention with rotary positions: projections, optional norm per head, rotation,
-//! attention, output projection.
+//! attention, output projection. It takes all tokens; with tensor parallelism a rank has a part of the heads, and
+//! its output, like the gradient of its input, is a term of the sum over ranks.
 
 use tisserand_kernels::ops::attention::{self, AttentionShape};
 use tisserand_kernels::ops::{Write, rope};
-use tisserand_kernels::{Block, Class, Context, DType, Device, Result, Storage, TensorRef};
+use tisserand_kernels::{Block, Class, Context, DType, Device, Storage, TensorRef};
 
 use super::Pass;
 use super::linear::Linear;
 use super::norm::{Norm, NormSaved};
+use crate::error::Result;
 use crate::params::{UnitGradients, UnitWeights};
 
 /// The attention layer of one block.
@@ -121,7 +123,7 @@ impl Attention {
         Ok(AttentionSaved { query, key, value, before_norms, mixed, logsumexp })
     }
 
-    /// The output projection [tokens, hidden].
+    /// The output projection [tokens, hidden]: this rank's term.
     pub fn output<D: Device>(
         &self,
         pass: &Pass<'_, D>,
@@ -186,7 +188,7 @@ impl Attention {
         Ok((query, key, value, before_norms))
     }
 
-    /// Gradient of the layer's input `x`, given that of its output `dout` [tokens, hidden].
+    /// This rank's term of the gradient of the layer's input `x`, given that of its output `dout` [tokens, hidden].
     pub fn backward<D: Device>(
         &self,
         pass: &Pass<'_, D>,
@@ -254,7 +256,7 @@ fn head_norm_backward<D: Device>(
     dout: Block<D>,
 ) -> Result<Block<D>> {
     let flat = [before.len()];
-    let mut dx = pass.activations(before.len() / pass.tokens())?;
+    let mut dx = pass.elements(before.len())?;
     let (x, dout) = (before.view(flat), dout.view(flat));
     norm.backward(pass, weights, gradients, saved, x, dout, Write::Replace, dx.view_mut(flat))?;
     Ok(dx)

@@ -1,12 +1,16 @@
 //! One block: `x1 = x + attention(norm1(x))`, `y = x1 + mlp(norm2(x1))`, and what is kept of it.
+//!
+//! The stream and what the norms make of it have `stream_tokens` rows; attention and feed-forward layer see all
+//! tokens. `gather_tokens` and `scatter_tokens` are the passages, and do nothing on one rank.
 
 use tisserand_kernels::ops::{Write, elementwise};
-use tisserand_kernels::{Block as Buffer, Device, Result, Storage};
+use tisserand_kernels::{Block as Buffer, Device, Storage};
 
 use super::Pass;
 use super::attention::{Attention, AttentionSaved, KvCache};
 use super::mlp::{Mlp, MlpSaved};
 use super::norm::{Norm, NormSaved};
+use crate::error::Result;
 use crate::params::{UnitGradients, UnitWeights};
 use tisserand_kernels::TensorRef;
 
@@ -37,7 +41,7 @@ pub struct Block {
 
 /// What a block keeps between forward and backward.
 pub struct BlockSaved<D: Storage> {
-    /// The block's input [tokens, hidden].
+    /// The block's input [stream_tokens, hidden].
     x: Buffer<D>,
     /// Everything else; absent with full recompute.
     inner: Option<Inner<D>>,
@@ -45,19 +49,24 @@ pub struct BlockSaved<D: Storage> {
 
 struct Inner<D: Storage> {
     attention_norm: NormSaved<D>,
-    /// Output of the first norm [tokens, hidden]; recomputed if absent.
+    /// Output of the first norm [stream_tokens, hidden]; recomputed if absent.
     attention_input: Option<Buffer<D>>,
     attention: AttentionSaved<D>,
-    /// The stream between attention and feed-forward layer [tokens, hidden].
+    /// The stream between attention and feed-forward layer [stream_tokens, hidden].
     middle: Buffer<D>,
     mlp_norm: NormSaved<D>,
-    /// Output of the second norm [tokens, hidden]; recomputed if absent.
+    /// Output of the second norm [stream_tokens, hidden]; recomputed if absent.
     mlp_input: Option<Buffer<D>>,
     mlp: MlpSaved<D>,
 }
 
 impl Block {
     fn grid<D: Device>(&self, pass: &Pass<'_, D>) -> [usize; 2] {
+        [pass.stream_tokens(), self.attention_norm.width]
+    }
+
+    /// The grid of all tokens.
+    fn whole<D: Device>(&self, pass: &Pass<'_, D>) -> [usize; 2] {
         [pass.tokens(), self.attention_norm.width]
     }
 
@@ -70,7 +79,7 @@ impl Block {
         x: Buffer<D>,
     ) -> Result<(Buffer<D>, BlockSaved<D>)> {
         let mut inner = self.inner(pass, weights, &x)?;
-        let mut y = self.mlp.output(pass, weights, &inner.mlp)?;
+        let mut y = pass.scatter_tokens(self.mlp.output(pass, weights, &inner.mlp)?)?;
         let grid = self.grid(pass);
         elementwise::add_assign(pass.ctx, inner.middle.view(grid), y.view_mut(grid))?;
         let inner = match recompute {
@@ -95,12 +104,14 @@ impl Block {
     ) -> Result<Inner<D>> {
         let grid = self.grid(pass);
         let (attention_input, attention_norm) = self.attention_norm.forward(pass, weights, x.view(grid))?;
-        let attention = self.attention.mix(pass, weights, attention_input.view(grid))?;
-        let attended = self.attention.output(pass, weights, &attention)?;
+        let whole = self.whole(pass);
+        let attention =
+            self.attention.mix(pass, weights, pass.gather_tokens(&attention_input)?.view(whole))?;
+        let attended = pass.scatter_tokens(self.attention.output(pass, weights, &attention)?)?;
         let (middle, mlp_input, mlp_norm) =
             self.mlp_norm.forward_of_sum(pass, weights, attended.view(grid), x.view(grid))?;
         drop(attended);
-        let mlp = self.mlp.activate(pass, weights, mlp_input.view(grid))?;
+        let mlp = self.mlp.activate(pass, weights, pass.gather_tokens(&mlp_input)?.view(whole))?;
         Ok(Inner {
             attention_norm,
             attention_input: Some(attention_input),
@@ -133,11 +144,14 @@ impl Block {
             Some(mlp_input) => mlp_input,
             None => self.mlp_norm.forward(pass, weights, inner.middle.view(grid))?.0,
         };
+        let whole = self.whole(pass);
         let dmlp_input = {
-            let (input, dout) = (mlp_input.view(grid), stream.view(grid));
+            let (input, dout) = (pass.gather_tokens(&mlp_input)?, pass.gather_tokens(&stream)?);
+            let (input, dout) = (input.view(whole), dout.view(whole));
             self.mlp.backward(pass, weights, gradients, inner.mlp, input, dout)?
         };
         drop(mlp_input);
+        let dmlp_input = pass.scatter_tokens(dmlp_input)?;
         let (middle, dout, dx) = (inner.middle.view(grid), dmlp_input.view(grid), stream.view_mut(grid));
         self.mlp_norm.backward(pass, weights, gradients, &inner.mlp_norm, middle, dout, Write::Add, dx)?;
         drop((dmlp_input, inner.middle));
@@ -147,10 +161,12 @@ impl Block {
             None => self.attention_norm.forward(pass, weights, x.view(grid))?.0,
         };
         let dattention_input = {
-            let (input, dout) = (attention_input.view(grid), stream.view(grid));
+            let (input, dout) = (pass.gather_tokens(&attention_input)?, pass.gather_tokens(&stream)?);
+            let (input, dout) = (input.view(whole), dout.view(whole));
             self.attention.backward(pass, weights, gradients, inner.attention, input, dout)?
         };
         drop(attention_input);
+        let dattention_input = pass.scatter_tokens(dattention_input)?;
         let (x, dout, dx) = (x.view(grid), dattention_input.view(grid), stream.view_mut(grid));
         let norm = &inner.attention_norm;
         self.attention_norm.backward(pass, weights, gradients, norm, x, dout, Write::Add, dx)?;
@@ -168,12 +184,16 @@ impl Block {
     ) -> Result<Buffer<D>> {
         let grid = self.grid(pass);
         let (attention_input, _) = self.attention_norm.forward(pass, weights, x.view(grid))?;
-        let attended =
-            self.attention.forward_cached(pass, weights, attention_input.view(grid), cache, bounds)?;
+        let whole = self.whole(pass);
+        let attended = {
+            let input = pass.gather_tokens(&attention_input)?;
+            self.attention.forward_cached(pass, weights, input.view(whole), cache, bounds)?
+        };
+        let attended = pass.scatter_tokens(attended)?;
         let (middle, mlp_input, _) =
             self.mlp_norm.forward_of_sum(pass, weights, attended.view(grid), x.view(grid))?;
-        let mlp = self.mlp.activate(pass, weights, mlp_input.view(grid))?;
-        let mut y = self.mlp.output(pass, weights, &mlp)?;
+        let mlp = self.mlp.activate(pass, weights, pass.gather_tokens(&mlp_input)?.view(whole))?;
+        let mut y = pass.scatter_tokens(self.mlp.output(pass, weights, &mlp)?)?;
         elementwise::add_assign(pass.ctx, middle.view(grid), y.view_mut(grid))?;
         Ok(y)
     }

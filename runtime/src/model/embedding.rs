@@ -1,27 +1,31 @@
 //! The embedding: token ids to the residual stream.
 
 use tisserand_kernels::ops::embedding;
-use tisserand_kernels::{Block, Device, Result};
+use tisserand_kernels::{Block, Device};
 
 use super::Pass;
+use crate::error::Result;
 use crate::params::{ParamId, UnitGradients, UnitWeights};
 
-/// The embedding table.
+/// The embedding table, or this rank's rows of it.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Embedding {
-    /// [vocab_size, hidden].
+    /// [rows, hidden].
     pub table: ParamId,
     /// Columns of the table.
     pub hidden_size: usize,
+    /// The token of the first row here.
+    pub first_row: usize,
 }
 
 impl Embedding {
-    /// The rows of the pass's tokens [tokens, hidden]. Backward needs nothing but the tokens.
+    /// The rows of the pass's tokens: the stream. Backward needs nothing but the tokens.
     pub fn forward<D: Device>(&self, pass: &Pass<'_, D>, weights: &UnitWeights<'_, D>) -> Result<Block<D>> {
         let mut out = pass.activations(self.hidden_size)?;
-        let grid = [pass.tokens(), self.hidden_size];
-        embedding::forward(pass.ctx, 0, pass.token_ids(), weights.get(self.table), out.view_mut(grid))?;
-        Ok(out)
+        let (table, out_view) = (weights.get(self.table), out.view_mut([pass.tokens(), self.hidden_size]));
+        embedding::forward(pass.ctx, self.first_row, pass.token_ids(), table, out_view)?;
+        // Rows that lie elsewhere are zero here.
+        pass.scatter_tokens(out)
     }
 
     /// Adds the stream's gradient to the rows of the pass's tokens.
@@ -31,7 +35,9 @@ impl Embedding {
         gradients: &mut UnitGradients<'_, D>,
         dout: Block<D>,
     ) -> Result<()> {
+        let dout = pass.gather_tokens(&dout)?;
         let dout = dout.view([pass.tokens(), self.hidden_size]);
-        embedding::backward(pass.ctx, 0, pass.token_ids(), dout, gradients.get(self.table))
+        let dtable = gradients.get(self.table);
+        Ok(embedding::backward(pass.ctx, self.first_row, pass.token_ids(), dout, dtable)?)
     }
 }

@@ -1,11 +1,14 @@
 //! The head: last norm, output projection, loss.
 
-use tisserand_kernels::ops::cross_entropy::{self, CrossEntropyParams, Whole};
+use tisserand_collectives::Call;
+use tisserand_kernels::ops::cross_entropy::{self, CrossEntropyParams};
 use tisserand_kernels::ops::{Write, gemm};
-use tisserand_kernels::{Block, Class, DType, Device, Result, TensorMut, TensorRef};
+use tisserand_kernels::{Block, Class, DType, Device, TensorMut, TensorRef};
 
 use super::Pass;
 use super::norm::Norm;
+use crate::error::Result;
+use crate::parallel::tensor::AcrossVocabulary;
 use crate::params::{ParamId, UnitGradients, UnitWeights};
 
 /// Last norm and output projection; with tied embeddings the projection is the embedding's table.
@@ -13,16 +16,18 @@ use crate::params::{ParamId, UnitGradients, UnitWeights};
 pub struct Head {
     /// Last norm.
     pub norm: Norm,
-    /// Output projection [vocab_size, hidden].
+    /// Output projection [local_rows, hidden].
     pub projection: ParamId,
-    /// Rows of the projection.
+    /// Classes.
     pub vocab_size: usize,
+    /// Rows of the projection here: all classes, or this rank's, padding included.
+    pub local_rows: usize,
 }
 
 impl Head {
     /// Losses of the pass's tokens ([2, tokens]: cross-entropy, z-loss) and, since the loss is the end of
     /// the forward pass, its backward pass at once: returns the gradient of `loss_scale` times their sum
-    /// with respect to `x` [tokens, hidden]. Logits are never stored whole.
+    /// with respect to `x` [stream_tokens, hidden]. Logits are never stored whole.
     pub fn loss_and_gradient<D: Device>(
         &self,
         pass: &Pass<'_, D>,
@@ -33,22 +38,23 @@ impl Head {
         x: Block<D>,
         losses: TensorMut<'_, D>,
     ) -> Result<Block<D>> {
-        let grid = [pass.tokens(), self.norm.width];
+        let (grid, whole) = ([pass.stream_tokens(), self.norm.width], [pass.tokens(), self.norm.width]);
         let (normed, saved) = self.norm.forward(pass, weights, x.view(grid))?;
         let mut dnormed = pass.activations(self.norm.width)?;
         cross_entropy::linear_forward_backward(
             pass.ctx,
             params,
             self.vocab_size,
-            &mut Whole,
-            normed.view(grid),
+            &mut AcrossVocabulary(pass.tp),
+            pass.gather_tokens(&normed)?.view(whole),
             weights.get(self.projection),
             pass.labels(),
             loss_scale,
             losses,
-            dnormed.view_mut(grid),
+            dnormed.view_mut(whole),
             gradients.get(self.projection),
         )?;
+        let dnormed = pass.scatter_tokens(dnormed)?;
         // The normed stream is read for the last time above: its block takes the gradient of `x`.
         let mut dx = normed;
         let (x, dout, dx_view) = (x.view(grid), dnormed.view(grid), dx.view_mut(grid));
@@ -65,23 +71,22 @@ impl Head {
         x: Block<D>,
         losses: TensorMut<'_, D>,
     ) -> Result<()> {
-        let grid = [pass.tokens(), self.norm.width];
+        let (grid, whole) = ([pass.stream_tokens(), self.norm.width], [pass.tokens(), self.norm.width]);
         let (normed, _) = self.norm.forward(pass, weights, x.view(grid))?;
-        let projection = weights.get(self.projection);
-        let (x, labels) = (normed.view(grid), pass.labels());
         cross_entropy::linear_forward(
             pass.ctx,
             params,
             self.vocab_size,
-            &mut Whole,
-            x,
-            projection,
-            labels,
+            &mut AcrossVocabulary(pass.tp),
+            pass.gather_tokens(&normed)?.view(whole),
+            weights.get(self.projection),
+            pass.labels(),
             losses,
         )
     }
 
-    /// Logits [rows, vocab_size] of the last `rows` tokens, for generation and tests.
+    /// Logits of the last `rows` tokens, for generation and tests: [tp, rows, local_rows], every rank's classes one
+    /// behind the other; see [`Head::in_order`].
     pub fn logits<D: Device>(
         &self,
         pass: &Pass<'_, D>,
@@ -89,17 +94,31 @@ impl Head {
         x: Block<D>,
         rows: usize,
     ) -> Result<Block<D>> {
-        let grid = [pass.tokens(), self.norm.width];
+        let (grid, whole) = ([pass.stream_tokens(), self.norm.width], [pass.tokens(), self.norm.width]);
         let (normed, _) = self.norm.forward(pass, weights, x.view(grid))?;
-        let last = normed.view(grid).rows(pass.tokens() - rows, rows);
-        let mut logits = pass.ctx.arena.block(Class::Activations, pass.dtype, rows * self.vocab_size)?;
-        let out = logits.view_mut([rows, self.vocab_size]);
+        let normed = pass.gather_tokens(&normed)?;
+        let last = normed.view(whole).rows(pass.tokens() - rows, rows);
+        let (place, len) = (pass.tp.place(), rows * self.local_rows);
+        let mut logits = pass.ctx.arena.block(Class::Activations, pass.dtype, place.size * len)?;
+        let out = logits.range_mut(place.rank * len, [rows, self.local_rows]);
         gemm::linear_forward(pass.ctx, last, weights.get(self.projection), None, out)?;
-        Ok(logits)
+        if place.size == 1 { Ok(logits) } else { pass.tp.run(Call::AllGather, logits) }
+    }
+
+    /// The logits [rows, vocab_size] of what [`Head::logits`] gives, without those of padding.
+    pub fn in_order(&self, rows: usize, logits: &[f32]) -> Vec<f32> {
+        let ranks = logits.chunks_exact(rows * self.local_rows);
+        let row_of = |row: usize, rank: &[f32]| rank[row * self.local_rows..][..self.local_rows].to_vec();
+        (0..rows)
+            .flat_map(|row| {
+                let classes = ranks.clone().flat_map(move |rank| row_of(row, rank));
+                classes.take(self.vocab_size).collect::<Vec<_>>()
+            })
+            .collect()
     }
 
     /// Elements of the buffer of losses.
     pub fn losses<D: Device>(pass: &Pass<'_, D>) -> Result<Block<D>> {
-        pass.ctx.arena.block(Class::Activations, DType::F32, 2 * pass.tokens())
+        Ok(pass.ctx.arena.block(Class::Activations, DType::F32, 2 * pass.tokens())?)
     }
 }

@@ -1,10 +1,13 @@
-//! The feed-forward layer: `down(silu(gate(x)) · up(x))`, gate and up in one product.
+//! The feed-forward layer: `down(silu(gate(x)) · up(x))`, gate and up in one product. It takes all tokens; with
+//! tensor parallelism a rank has a part of the intermediate columns, and its output, like the gradient of its
+//! input, is a term of the sum over ranks.
 
 use tisserand_kernels::ops::{Write, swiglu};
-use tisserand_kernels::{Block, Device, Result, Storage, TensorRef};
+use tisserand_kernels::{Block, Device, Storage, TensorRef};
 
 use super::Pass;
 use super::linear::Linear;
+use crate::error::Result;
 use crate::params::{UnitGradients, UnitWeights};
 
 /// The feed-forward layer of one block.
@@ -51,7 +54,7 @@ impl Mlp {
         Ok(activated)
     }
 
-    /// The down projection [tokens, hidden].
+    /// The down projection [tokens, hidden]: this rank's term.
     pub fn output<D: Device>(
         &self,
         pass: &Pass<'_, D>,
@@ -62,7 +65,7 @@ impl Mlp {
         self.down.forward(pass, weights, activated.view([pass.tokens(), self.down.in_features]))
     }
 
-    /// Gradient of the layer's input `x`, given that of its output `dout` [tokens, hidden].
+    /// This rank's term of the gradient of the layer's input `x`, given that of its output `dout` [tokens, hidden].
     pub fn backward<D: Device>(
         &self,
         pass: &Pass<'_, D>,

@@ -1,9 +1,10 @@
 //! RMS norm as a layer: over the residual stream, or over each head.
 
 use tisserand_kernels::ops::{Write, rms_norm};
-use tisserand_kernels::{Block, Device, Result, Storage, TensorMut, TensorRef};
+use tisserand_kernels::{Block, Device, Storage, TensorMut, TensorRef};
 
 use super::Pass;
+use crate::error::Result;
 use crate::params::{ParamId, UnitGradients, UnitWeights};
 
 /// One norm.
@@ -34,7 +35,7 @@ impl Norm {
         let rows = x.len() / self.width;
         let grid = [rows, self.width];
         let mut rstd = pass.statistics(rows)?;
-        let mut out = pass.activations(x.len() / pass.tokens())?;
+        let mut out = pass.elements(x.len())?;
         let weight = weights.get(self.weight);
         let (out_view, rstd_view) = (out.view_mut(grid), rstd.view_mut([rows]));
         rms_norm::forward(pass.ctx, self.eps, x.reshape(grid), weight, out_view, rstd_view)?;
@@ -52,7 +53,7 @@ impl Norm {
         let rows = x.len() / self.width;
         let grid = [rows, self.width];
         let mut rstd = pass.statistics(rows)?;
-        let (mut sum, mut out) = (pass.activations(self.width)?, pass.activations(self.width)?);
+        let (mut sum, mut out) = (pass.elements(x.len())?, pass.elements(x.len())?);
         rms_norm::add_forward(
             pass.ctx,
             self.eps,
@@ -82,6 +83,6 @@ impl Norm {
         let grid = [rows, self.width];
         let (x, dout, dx) = (x.reshape(grid), dout.reshape(grid), dx.reshape(grid));
         let (weight, rstd) = (weights.get(self.weight), saved.rstd.view([rows]));
-        rms_norm::backward(pass.ctx, dout, x, weight, rstd, write, dx, gradients.get(self.weight))
+        Ok(rms_norm::backward(pass.ctx, dout, x, weight, rstd, write, dx, gradients.get(self.weight))?)
     }
 }

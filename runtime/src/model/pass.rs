@@ -1,10 +1,12 @@
 //! What every layer of one forward or backward pass shares.
 
 use tisserand_kernels::ops::rope;
-use tisserand_kernels::{Block, Class, Context, DType, Device, Result, Storage, TensorRef};
+use tisserand_kernels::{Block, Class, Context, DType, Device, Storage, TensorRef};
 
 use crate::data::MicroBatch;
+use crate::error::Result;
 use crate::model_config::ModelConfig;
+use crate::parallel::tensor::{Gathered, TensorParallel, Tokens};
 
 /// A micro-batch on the device.
 pub struct DeviceBatch<D: Storage> {
@@ -31,7 +33,7 @@ impl<D: Device> DeviceBatch<D> {
         ctx.device.upload(&batch.tokens, self.tokens.view_mut([tokens]))?;
         ctx.device.upload(&batch.labels, self.labels.view_mut([tokens]))?;
         ctx.device.upload(&batch.positions, self.positions.view_mut([tokens]))?;
-        ctx.device.upload(&batch.cu_seqlens, self.cu_seqlens.view_mut([tokens + 1]))
+        Ok(ctx.device.upload(&batch.cu_seqlens, self.cu_seqlens.view_mut([tokens + 1]))?)
     }
 }
 
@@ -52,7 +54,7 @@ impl<D: Device> RopeTable<D> {
 }
 
 /// One micro-batch's way through the model.
-pub struct Pass<'a, D: Storage> {
+pub struct Pass<'a, D: Device> {
     /// Device and arena.
     pub ctx: &'a Context<D>,
     /// The micro-batch.
@@ -61,12 +63,40 @@ pub struct Pass<'a, D: Storage> {
     pub rope: &'a RopeTable<D>,
     /// Element type of activations.
     pub dtype: DType,
+    /// Ranks that share the layers.
+    pub tp: &'a TensorParallel<D>,
+    /// How the residual stream lies on them.
+    pub layout: Tokens,
 }
 
 impl<D: Device> Pass<'_, D> {
-    /// Rows of every activation matrix.
+    /// Rows of the activations inside of layers: all tokens.
     pub fn tokens(&self) -> usize {
         self.batch.tokens.len()
+    }
+
+    /// Rows of the residual stream on this rank.
+    pub fn stream_tokens(&self) -> usize {
+        match self.layout {
+            Tokens::Cut => self.tokens() / self.tp.place().size,
+            Tokens::Whole => self.tokens(),
+        }
+    }
+
+    /// All tokens of a block of the stream; see [`TensorParallel::gather_tokens`].
+    ///
+    /// # Errors
+    /// Of the communicator.
+    pub fn gather_tokens<'b>(&self, x: &'b Block<D>) -> Result<Gathered<'b, D>> {
+        self.tp.gather_tokens(self.ctx, self.layout, x)
+    }
+
+    /// A block of the stream from every rank's term; see [`TensorParallel::scatter_tokens`].
+    ///
+    /// # Errors
+    /// Of the communicator.
+    pub fn scatter_tokens(&self, term: Block<D>) -> Result<Block<D>> {
+        self.tp.scatter_tokens(self.ctx, self.layout, term)
     }
 
     /// Token ids `[tokens]`.
@@ -96,11 +126,16 @@ impl<D: Device> Pass<'_, D> {
 
     /// A block for `tokens` rows of `width` activations.
     pub fn activations(&self, width: usize) -> Result<Block<D>> {
-        self.ctx.arena.block(Class::Activations, self.dtype, self.tokens() * width)
+        self.elements(self.tokens() * width)
+    }
+
+    /// A block for `len` activations.
+    pub fn elements(&self, len: usize) -> Result<Block<D>> {
+        Ok(self.ctx.arena.block(Class::Activations, self.dtype, len)?)
     }
 
     /// A block for one f32 number per row (statistics of norms and attention).
     pub fn statistics(&self, rows: usize) -> Result<Block<D>> {
-        self.ctx.arena.block(Class::Activations, DType::F32, rows)
+        Ok(self.ctx.arena.block(Class::Activations, DType::F32, rows)?)
     }
 }

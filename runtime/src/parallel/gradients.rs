@@ -14,10 +14,11 @@ use tisserand_kernels::ops::elementwise;
 use tisserand_kernels::{Block, Class, Context, DType, Device, TensorRef};
 
 use super::Sharding;
+use super::tensor::TensorParallel;
 use super::weights::zeroed;
 use crate::error::Result;
 use crate::model::Transformer;
-use crate::params::{GroupLayout, UnitGradients, UnitLayout};
+use crate::params::{Group, GroupLayout, PerGroup, UnitGradients, UnitLayout, per_group};
 
 /// Gradients of all parameters.
 pub struct Gradients<D: Device> {
@@ -29,8 +30,8 @@ pub struct Gradients<D: Device> {
 
 struct Unit<D: Device> {
     /// Of the micro-batch under way.
-    leaf: Option<[Block<D>; 2]>,
-    groups: [Sums<D>; 2],
+    leaf: Option<PerGroup<Block<D>>>,
+    groups: PerGroup<Sums<D>>,
 }
 
 /// One flat group.
@@ -73,7 +74,7 @@ impl<D: Device> Gradients<D> {
             Ok(Sums { len, slice: (slice.start, slice.len()), levels, flight: None })
         };
         let unit = |layout: &UnitLayout| -> Result<Unit<D>> {
-            Ok(Unit { leaf: None, groups: [sums(&layout.groups[0])?, sums(&layout.groups[1])?] })
+            Ok(Unit { leaf: None, groups: per_group(layout, sums)? })
         };
         let units = model.units.iter().map(unit).collect::<Result<_>>()?;
         Ok(Gradients { units, sharding, wire })
@@ -101,7 +102,8 @@ impl<D: Device> Gradients<D> {
         let unit = &mut self.units[unit];
         if Self::has_leaves(&self.sharding) && unit.leaf.is_none() {
             let leaf = |sums: &Sums<D>| zeroed(ctx, Class::Gradients, DType::F32, sums.len);
-            unit.leaf = Some([leaf(&unit.groups[0])?, leaf(&unit.groups[1])?]);
+            let [a, b, c, d] = &unit.groups;
+            unit.leaf = Some([leaf(a)?, leaf(b)?, leaf(c)?, leaf(d)?]);
         }
         Ok(())
     }
@@ -121,6 +123,27 @@ impl<D: Device> Gradients<D> {
         let leaf = leaf.take().expect("a leaf is folded after the unit's backward pass");
         for (sums, mut leaf) in groups.iter_mut().zip(leaf) {
             fold(ctx, &mut sums.levels, &mut leaf, 0, index)?;
+        }
+        Ok(())
+    }
+
+    /// Sums over `tp` what several of its ranks have: vectors, of which each rank has seen its tokens, and the
+    /// copies of keys and values. On the leaf where that is what is reduced next, else on the sums of the step.
+    ///
+    /// # Errors
+    /// Of the communicator.
+    pub fn share(&mut self, unit: usize, tp: &TensorParallel<D>) -> Result<()> {
+        let Unit { leaf, groups } = &mut self.units[unit];
+        for group in [Group::Copies, Group::Vectors] {
+            let group_index = group as usize;
+            let block = match leaf.as_mut().filter(|_| self.sharding.shards_gradients()) {
+                Some(leaf) => &mut leaf[group_index],
+                None => groups[group_index].levels.last_mut().expect("there is a level"),
+            };
+            if !block.is_empty() {
+                let rest = block.split_off(0);
+                block.append(tp.sum_of_group(group, rest)?);
+            }
         }
         Ok(())
     }

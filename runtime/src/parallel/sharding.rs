@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use tisserand_collectives::{Axis, Mesh, Placement};
 
+use super::TpRank;
 use crate::params::GroupLayout;
 
 /// The place of one rank.
@@ -38,6 +39,11 @@ impl Sharding {
     /// This rank's place on an axis.
     pub fn coordinate(&self, axis: Axis) -> usize {
         self.mesh.coordinate(self.rank, axis)
+    }
+
+    /// This rank's place along `tp`.
+    pub fn tp(&self) -> TpRank {
+        TpRank { size: self.mesh.size(Axis::Tp), rank: self.coordinate(Axis::Tp) }
     }
 
     /// Number of ranks that share what is sharded.

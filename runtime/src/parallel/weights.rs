@@ -9,17 +9,17 @@ use tisserand_kernels::{Block, Class, Context, DType, Device, TensorMut, TensorR
 use super::Sharding;
 use crate::error::Result;
 use crate::model::Transformer;
-use crate::params::{GroupLayout, UnitWeights};
+use crate::params::{GroupLayout, PerGroup, UnitWeights, per_group};
 
 /// The compute copy, per unit and group.
 pub struct Weights<D: Device> {
-    units: Vec<[Group<D>; 2]>,
+    units: Vec<PerGroup<GroupWeights<D>>>,
     sharding: Sharding,
     dtype: DType,
     communicator: Box<dyn Communicator<D>>,
 }
 
-struct Group<D: Device> {
+struct GroupWeights<D: Device> {
     /// Elements of the whole, padding included.
     len: usize,
     /// First element of this rank's slice.
@@ -44,16 +44,16 @@ impl<D: Device> Weights<D> {
         dtype: DType,
         communicator: Box<dyn Communicator<D>>,
     ) -> Result<Self> {
-        let group = |layout: &GroupLayout| -> Result<Group<D>> {
+        let group = |layout: &GroupLayout| -> Result<GroupWeights<D>> {
             let (len, range) = (sharding.padded_len(layout), sharding.slice(layout));
             let (slice, whole) = match sharding.shards_parameters() {
                 true => (Some(zeroed(ctx, Class::Weights, dtype, range.len())?), Whole::Absent),
                 false => (None, Whole::Here(zeroed(ctx, Class::Weights, dtype, len)?)),
             };
-            Ok(Group { len, start: range.start, slice, whole })
+            Ok(GroupWeights { len, start: range.start, slice, whole })
         };
-        let units = model.units.iter().map(|unit| Ok([group(&unit.groups[0])?, group(&unit.groups[1])?]));
-        Ok(Weights { units: units.collect::<Result<_>>()?, sharding, dtype, communicator })
+        let units = model.units.iter().map(|unit| per_group(unit, group)).collect::<Result<_>>()?;
+        Ok(Weights { units, sharding, dtype, communicator })
     }
 
     /// One unit's parameters, whole.

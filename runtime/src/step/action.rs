@@ -46,7 +46,7 @@ pub enum Action {
         /// Which micro-batch of the step.
         micro_batch: usize,
     },
-    /// Begin to sum a unit's gradients along an axis.
+    /// Begin to sum a unit's gradients along an axis; along `tp`, sum what several of its ranks have.
     Reduce {
         /// The unit.
         unit: usize,

@@ -20,7 +20,7 @@ use crate::model::Transformer;
 use crate::model::block::{BlockSaved, Recompute};
 use crate::model::head::Head;
 use crate::network::{Network, NetworkShape};
-use crate::parallel::{Gradients, Sharding};
+use crate::parallel::{Gradients, Sharding, TensorParallel};
 use crate::params::ParamSpec;
 
 /// What a step needs beyond the model, fixed for a run.
@@ -122,9 +122,9 @@ impl<D: Device> Executor<D> {
         progress: Progress,
     ) -> Result<Self> {
         let StepConfig { tokens, positions, sharding, micro_steps, .. } = config;
-        let Axes { gather, reduce, replicate, tp: _ } = axes;
+        let Axes { gather, reduce, replicate, tp, copies } = axes;
         let shape = NetworkShape { dtype: config.dtypes.compute, tokens, positions };
-        let network = Network::new(ctx, model, shape, sharding, gather)?;
+        let network = Network::new(ctx, model, shape, sharding, gather, TensorParallel::new(tp, copies))?;
         let state = OptimizerState::new(&network, sharding, config.dtypes)?;
         let ctx = &network.ctx;
         let gradients = Gradients::new(ctx, &network.model, sharding, micro_steps, config.reduce)?;
@@ -163,7 +163,7 @@ impl<D: Device> Executor<D> {
         match axis {
             Axis::DpReplicate => self.replicate.audit(),
             Axis::DpShard => self.network.weights.communicator().audit().and(&self.reduce.audit()),
-            Axis::Tp => tisserand_collectives::Audit::default(),
+            Axis::Tp => self.network.inputs.tp.audit(),
         }
     }
 
@@ -208,6 +208,7 @@ impl<D: Device> Executor<D> {
             Action::Loss { micro_batch } => self.loss(micro_batch),
             Action::Backward { unit, .. } => self.backward(unit),
             Action::Fold { unit, micro_batch } => self.gradients.fold(&self.network.ctx, unit, micro_batch),
+            Action::Reduce { unit, axis: Axis::Tp } => self.gradients.share(unit, &self.network.inputs.tp),
             Action::Reduce { unit, axis } => self.reduce(unit, axis),
             Action::Collect { unit, axis, micro_batch } => {
                 self.gradients.collect(&self.network.ctx, unit, axis, micro_batch)
@@ -266,7 +267,7 @@ impl<D: Device> Executor<D> {
         let gradients = &mut self.gradients.unit_mut(unit);
         if unit == Transformer::EMBEDDING_UNIT {
             let Network { ctx, model, inputs, .. } = &self.network;
-            return Ok(model.embedding.backward(&inputs.pass(ctx), gradients, stream)?);
+            return model.embedding.backward(&inputs.pass(ctx), gradients, stream);
         }
         self.network.weights.ready(unit)?;
         let Network { ctx, model, weights, inputs } = &self.network;
@@ -287,11 +288,11 @@ impl<D: Device> Executor<D> {
 
     /// Loss and norm of the global batch, then the decision about the update.
     fn norm(&mut self) -> Result<()> {
-        let Network { ctx, model, .. } = &self.network;
+        let Network { ctx, model, inputs, .. } = &self.network;
         let sharding = self.config.sharding;
         let (shard, replicate) = (self.reduce.as_mut(), self.replicate.as_mut());
         let losses = norm::sum_of_losses(ctx, &sharding, &self.losses, shard, replicate)?;
-        let squares = norm::sum_of_squares(ctx, model, &sharding, &self.gradients, shard)?;
+        let squares = norm::sum_of_squares(ctx, model, &sharding, &self.gradients, shard, &inputs.tp)?;
         let scalars = self.scalars.view_mut([step_scalars::WORDS]);
         Ok(step_scalars::finish(ctx, squares.view([1]), losses.view([2]), scalars)?)
     }
@@ -303,11 +304,7 @@ impl<D: Device> Executor<D> {
             let (group, at, len) = (piece.group, piece.at, piece.len);
             adamw::update(
                 ctx,
-                &adamw_params(
-                    &self.config.optimizer,
-                    piece.param,
-                    GlobalIndex::contiguous(piece.start as u64),
-                ),
+                &adamw_params(&self.config.optimizer, piece.param, piece.param.index(piece.start)),
                 self.scalars.view([step_scalars::WORDS]),
                 self.gradients.slice(unit, group, at, len),
                 self.state.master[unit][group].range_mut(at, [len]),

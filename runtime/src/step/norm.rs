@@ -7,7 +7,8 @@ use tisserand_kernels::{Block, Class, Context, DType, Device};
 
 use crate::error::Result;
 use crate::model::Transformer;
-use crate::parallel::{Gradients, Sharding};
+use crate::parallel::{Gradients, Sharding, TensorParallel};
+use crate::params::Group;
 
 /// `[2]`: cross-entropy and z-loss over all micro-batches of all ranks, as a binary tree over the micro-batches
 /// in the order of their numbers ([`Sharding::leaves`]). `losses` is [2, micro_steps].
@@ -36,7 +37,7 @@ pub(super) fn sum_of_losses<D: Device>(
 }
 
 /// `[1]`: the sum of squares of all gradients. Sums of chunks by flat index, then a tree over them: over this
-/// rank's, and the results along `dp_shard`; in mesh-invariant mode over those of all slices, gathered, so that
+/// rank's, and the results along `dp_shard` and `tp`; in mesh-invariant mode over those of all slices, gathered, so that
 /// the tree is the same for every mesh.
 pub(super) fn sum_of_squares<D: Device>(
     ctx: &Context<D>,
@@ -44,8 +45,9 @@ pub(super) fn sum_of_squares<D: Device>(
     sharding: &Sharding,
     gradients: &Gradients<D>,
     shard: &mut dyn Communicator<D>,
+    tp: &TensorParallel<D>,
 ) -> Result<Block<D>> {
-    let groups = chunks_of_groups(model, sharding);
+    let groups = chunks_of_groups(model, sharding, |group| tp.speaks_for(group));
     let chunks: usize = groups.iter().map(|group| group.here).sum();
     // Room for every slice where they are to be gathered; this rank's lies at its place.
     let gathers = sharding.mesh_invariant && sharding.shards_state();
@@ -60,13 +62,14 @@ pub(super) fn sum_of_squares<D: Device>(
     let mut sum = ctx.arena.block(Class::Workspace, DType::F32, 1)?;
     if !gathers {
         grad_norm::tree_sum(ctx, partials.view_mut([chunks]), sum.view_mut([1]))?;
-        return if sharding.shards_state() { all_reduced(shard, sum) } else { Ok(sum) };
+        let sum = if sharding.shards_state() { all_reduced(shard, sum)? } else { sum };
+        return summed_over_tp(tp, sum);
     }
     let partials = shard.run(Call::AllGather, partials)?;
     let mut ordered = in_flat_order(ctx, &groups, &partials, chunks)?;
     let len = ordered.len();
     grad_norm::tree_sum(ctx, ordered.view_mut([len]), sum.view_mut([1]))?;
-    Ok(sum)
+    summed_over_tp(tp, sum)
 }
 
 /// Chunks of a flat group.
@@ -79,10 +82,16 @@ struct GroupChunks {
     all: usize,
 }
 
-fn chunks_of_groups(model: &Transformer, sharding: &Sharding) -> Vec<GroupChunks> {
-    let mut groups = Vec::with_capacity(2 * model.units.len());
+/// Of the groups that this rank speaks for along `tp`.
+fn chunks_of_groups(
+    model: &Transformer,
+    sharding: &Sharding,
+    speaks_for: impl Fn(Group) -> bool,
+) -> Vec<GroupChunks> {
+    let mut groups = Vec::with_capacity(Group::COUNT * model.units.len());
     for (unit, layout) in model.units.iter().enumerate() {
-        for (group, layout) in layout.groups.iter().enumerate() {
+        for group in Group::ALL.into_iter().filter(|group| speaks_for(*group)) {
+            let (group, layout) = (group as usize, &layout.groups[group as usize]);
             let all = layout.len.div_ceil(CHUNK);
             let here = if sharding.shards_state() { sharding.slice(layout).len() / CHUNK } else { all };
             groups.push(GroupChunks { unit, group, here, all });
@@ -111,6 +120,10 @@ fn in_flat_order<D: Device>(
         to += group.all;
     }
     Ok(ordered)
+}
+
+fn summed_over_tp<D: Device>(tp: &TensorParallel<D>, sum: Block<D>) -> Result<Block<D>> {
+    if tp.place().size == 1 { Ok(sum) } else { tp.run(Call::AllReduce(ReduceOp::Sum), sum) }
 }
 
 /// The sum over an axis; over one rank there is nothing to add.

@@ -105,14 +105,23 @@ impl Scheduler<'_> {
         self.collect();
         let is_last = micro_batch + 1 == self.micro_steps;
         if self.sharding.shards_gradients() {
+            self.share(unit);
             return self.reduce(unit, Axis::DpShard, micro_batch);
         }
         if Gradients::<tisserand_kernels::DryRun>::has_leaves(self.sharding) {
             self.actions.push(Action::Fold { unit, micro_batch });
         }
         if is_last {
+            self.share(unit);
             let axis = if self.sharding.shards() > 1 { Axis::DpShard } else { Axis::DpReplicate };
             self.reduce(unit, axis, micro_batch);
+        }
+    }
+
+    /// Along `tp` only small groups are summed, at once.
+    fn share(&mut self, unit: usize) {
+        if self.sharding.mesh.size(Axis::Tp) > 1 {
+            self.actions.push(Action::Reduce { unit, axis: Axis::Tp });
         }
     }
 

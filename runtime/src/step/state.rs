@@ -1,7 +1,7 @@
 //! What a rank keeps for the optimizer between steps: master weights and moments of its slices.
 
 use tisserand_kernels::ops::elementwise;
-use tisserand_kernels::ops::philox::{self, GlobalIndex, NormalParams};
+use tisserand_kernels::ops::philox::{self, NormalParams};
 use tisserand_kernels::{Block, Class, DType, Device, TensorRef};
 
 use crate::error::Result;
@@ -9,7 +9,7 @@ use crate::model::Transformer;
 use crate::network::Network;
 use crate::parallel::Sharding;
 use crate::parallel::weights::zeroed;
-use crate::params::{GroupLayout, ParamInit, ParamSpec};
+use crate::params::{GroupLayout, ParamInit, ParamSpec, PerGroup, Run, per_group};
 
 /// Elements that are staged in the arena at once when weights are set: bounds the workspace of a start.
 pub(crate) const STAGED_ELEMENTS: usize = 1 << 20;
@@ -28,11 +28,11 @@ pub struct StateDTypes {
 /// Master weights and moments of this rank's slices, in flat groups as the weights are.
 pub struct OptimizerState<D: Device> {
     /// Master weights.
-    pub master: Vec<[Block<D>; 2]>,
+    pub master: Vec<PerGroup<Block<D>>>,
     /// First moments.
-    pub exp_avg: Vec<[Block<D>; 2]>,
+    pub exp_avg: Vec<PerGroup<Block<D>>>,
     /// Second moments.
-    pub exp_avg_sq: Vec<[Block<D>; 2]>,
+    pub exp_avg_sq: Vec<PerGroup<Block<D>>>,
 }
 
 /// Consecutive elements of a parameter that lie in this rank's slice.
@@ -44,7 +44,7 @@ pub struct Piece<'a> {
     pub group: usize,
     /// The parameter.
     pub param: &'a ParamSpec,
-    /// First element of the parameter.
+    /// First element of what is here of the parameter.
     pub start: usize,
     /// First element of the slice.
     pub at: usize,
@@ -56,6 +56,19 @@ impl Piece<'_> {
     /// Elements `start .. start + len` of this piece.
     pub fn part(self, start: usize, len: usize) -> Self {
         Piece { start: self.start + start, at: self.at + start, len, ..self }
+    }
+
+    /// The piece up to the padding of its parameter; `None` if it is nothing else.
+    fn without_padding(self) -> Option<Self> {
+        let len = self.len.min(self.param.valid_len().saturating_sub(self.start));
+        (len > 0).then_some(Piece { len, ..self })
+    }
+
+    /// Its elements as runs of the global tensor; `local` counts from the start of the piece.
+    pub fn runs(&self) -> impl Iterator<Item = Run> + use<> {
+        let start = self.start;
+        let runs = self.param.runs(start..start + self.len);
+        runs.map(move |run| Run { local: run.local - start, ..run })
     }
 }
 
@@ -77,12 +90,11 @@ pub fn pieces<'a>(model: &'a Transformer, sharding: Sharding) -> impl Iterator<I
 impl<D: Device> OptimizerState<D> {
     /// Takes all blocks, zeroed; padding stays zero.
     pub fn new(network: &Network<D>, sharding: Sharding, dtypes: StateDTypes) -> Result<Self> {
-        let groups = |class, dtype| -> Result<Vec<[Block<D>; 2]>> {
+        let groups = |class, dtype| -> Result<Vec<PerGroup<Block<D>>>> {
             let group = |layout: &GroupLayout| -> Result<Block<D>> {
                 Ok(zeroed(&network.ctx, class, dtype, sharding.slice(layout).len())?)
             };
-            let units = network.model.units.iter();
-            units.map(|unit| Ok([group(&unit.groups[0])?, group(&unit.groups[1])?])).collect()
+            network.model.units.iter().map(|unit| per_group(unit, group)).collect()
         };
         Ok(OptimizerState {
             master: groups(Class::Master, dtypes.master)?,
@@ -95,7 +107,7 @@ impl<D: Device> OptimizerState<D> {
     /// name, global element index), the same on every mesh.
     pub fn initialize(&mut self, network: &mut Network<D>, sharding: Sharding, seed: u64) -> Result<()> {
         let (ctx, model) = (network.ctx.clone(), network.model.clone());
-        for piece in pieces(&model, sharding) {
+        for piece in pieces(&model, sharding).filter_map(Piece::without_padding) {
             for start in (0..piece.len).step_by(STAGED_ELEMENTS) {
                 let part = piece.part(start, STAGED_ELEMENTS.min(piece.len - start));
                 let (param, len) = (part.param, part.len);
@@ -104,7 +116,7 @@ impl<D: Device> OptimizerState<D> {
                     ParamInit::Constant(value) => elementwise::fill(&ctx, value, values.view_mut([len]))?,
                     ParamInit::Normal { std } => {
                         let (tensor_key, std) = (param.tensor_key, std as f32);
-                        let index = GlobalIndex::contiguous(part.start as u64);
+                        let index = param.index(part.start);
                         let params = NormalParams { seed, tensor_key, index, mean: 0.0, std };
                         philox::normal(&ctx, &params, values.view_mut([len]))?;
                     }

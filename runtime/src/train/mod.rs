@@ -14,18 +14,19 @@ pub mod evaluation;
 pub mod report;
 pub mod saving;
 pub mod setup;
-mod start;
+pub(crate) mod start;
 mod tracing;
 pub mod trainer;
 
 pub use setup::{DeviceChoice, TrainOptions};
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tisserand_collectives::ControlPlane;
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::run::StopFlag;
 
 /// How a run ended without an error.
@@ -47,8 +48,9 @@ impl Outcome {
     }
 }
 
-/// Trains as `config` says, from the newest checkpoint in its folder if there is one. Every rank calls it. The
-/// caller tells the others of an error ([`ControlPlane::fail`]); they return [`crate::Error::Peer`].
+/// Trains as `config` says, from the newest checkpoint in its folder if there is one. Every rank calls it. An error
+/// or a panic is told to the others ([`ControlPlane::fail`]), who return [`Error::Peer`]; which failure was the
+/// first is the control plane's to say, and so status.json and the log of rank 0 name the same as everybody.
 pub fn train(
     config: Config,
     options: TrainOptions,
@@ -56,15 +58,25 @@ pub fn train(
     control: Arc<dyn ControlPlane>,
     stop: StopFlag,
 ) -> Result<Outcome> {
-    let mut folder = None;
+    let (mut folder, mut logger) = (None, None);
     let run = || {
         let opened = setup::open_folder(&config, &options, control.as_ref())?;
         folder = Some(opened.clone());
-        setup::Run::new(config, options, opened, device, Arc::clone(&control), stop)
+        let run = setup::Run::new(config, options, opened, device, Arc::clone(&control), stop)?;
+        logger = Some(Arc::clone(&run.logger));
+        trainer::Trainer::run(run)
     };
-    let ended = run().and_then(trainer::Trainer::run);
-    if let (Err(error), Some(folder)) = (&ended, folder.filter(|_| control.rank() == 0)) {
-        report::failed(&folder, error);
+    let ended =
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(Error::panicked(panic.as_ref())));
+    let Err(error) = ended else { return ended };
+    control.fail(error.failure(control.rank()));
+    let error = match control.failure() {
+        Some(first) if !error.is_own() => Error::Peer(first),
+        _ => error,
+    };
+    if control.rank() == 0 {
+        logger.iter().for_each(|logger| logger.error(&error.to_string()));
+        folder.iter().for_each(|folder| report::failed(folder, &error));
     }
-    ended
+    Err(error)
 }

@@ -277,14 +277,10 @@ pub fn still_finished(folder: &RunFolder, logger: &Logger, state: &TrainerState,
 pub fn failed(folder: &RunFolder, error: &Error) {
     // A run that is refused because another job holds the folder must not touch that job's status; and if
     // the folder itself is unwritable, the error that is reported already says so.
-    let message = match error {
-        Error::Fault(message) => Some(message.clone()),
-        Error::Peer(failure) if failure.exit_code == 1 => Some(failure.to_string()),
-        _ => None,
-    };
-    if let Some(message) = message
+    if error.exit_code() == 1
         && let Ok((status, _)) = StatusFile::read(&folder.dir().join("status.json"))
     {
+        let message = error.to_string();
         let _ =
             folder.status().write(&Status { state: State::Failed, message, exit_code: Some(1), ..status });
     }

@@ -5,16 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::{
-    BackgroundSaver, Crew, Documents, Job, MeshAxes, Piece as SavedPiece, Retention, SaveJob, SaveOptions,
-    Saved, Snapshot, TensorData, TensorSpec, TrainerState, WeightsJob,
+    BackgroundSaver, Crew, Documents, Job, MeshAxes, Piece, Retention, SaveJob, SaveOptions, Saved, Snapshot,
+    TensorData, TensorSpec, TrainerState, WeightsJob,
 };
 use crate::config::Config;
-use crate::engine::{Engine, Part};
+use crate::engine::{Engine, Part, SavedRun};
 use crate::error::Result;
 use crate::hf_config;
 use crate::params::ParamSpec;
 use crate::run::RunFolder;
-use crate::step::state::{Piece, pieces};
 use crate::tokenizer::Tokenizer;
 
 /// What the optimizer part of a checkpoint holds, and the prefixes of the names there.
@@ -107,7 +106,7 @@ impl Saving {
 
     /// Copies the engine's state and hands it to the thread; returns the seconds that training stood still.
     /// The thread must be idle: call [`Saving::wait`] before.
-    pub fn checkpoint(&mut self, engine: &dyn Engine, state: &TrainerState) -> Result<f64> {
+    pub fn checkpoint(&mut self, engine: &mut dyn Engine, state: &TrainerState) -> Result<f64> {
         let start = Instant::now();
         let snapshot = Snapshot { weights: weights(engine)?, optimizer: optimizer(engine)? };
         let documents = Documents {
@@ -130,7 +129,7 @@ impl Saving {
     }
 
     /// Copies the weights and hands them to the thread.
-    pub fn weights(&mut self, engine: &dyn Engine, step: u64) -> Result<()> {
+    pub fn weights(&mut self, engine: &mut dyn Engine, step: u64) -> Result<()> {
         self.saver.submit(Job::Weights(WeightsJob {
             weights_dir: self.weights_dir.clone(),
             crew: self.crew.clone(),
@@ -163,11 +162,11 @@ fn config_json(config: &Config, tokenizer: Option<&Path>) -> Result<String> {
     Ok(format!("{:#}\n", hf_config::write(&config.model, config.precision.compute, special)?))
 }
 
-fn weights(engine: &dyn Engine) -> Result<Vec<TensorData>> {
+fn weights(engine: &mut dyn Engine) -> Result<Vec<TensorData>> {
     tensors(engine, Part::Weights, None)
 }
 
-fn optimizer(engine: &dyn Engine) -> Result<Vec<TensorData>> {
+fn optimizer(engine: &mut dyn Engine) -> Result<Vec<TensorData>> {
     let mut all = Vec::new();
     for (part, prefix) in OPTIMIZER_PARTS {
         all.extend(tensors(engine, part, Some(prefix))?);
@@ -175,41 +174,19 @@ fn optimizer(engine: &dyn Engine) -> Result<Vec<TensorData>> {
     Ok(all)
 }
 
-/// All tensors of a part, with what this rank writes of them: its slices, shared out among the ranks that have
-/// the same ones.
-fn tensors(engine: &dyn Engine, part: Part, prefix: Option<&str>) -> Result<Vec<TensorData>> {
-    let (model, sharding) = (engine.model(), engine.sharding());
+/// All tensors of a part, with what this rank writes of them.
+fn tensors(engine: &mut dyn Engine, part: Part, prefix: Option<&str>) -> Result<Vec<TensorData>> {
+    let (dtype, model) = (engine.dtype(part), engine.model());
     let params: Vec<&ParamSpec> = model.units.iter().flat_map(|unit| unit.params()).collect();
-    let spec = |param: &ParamSpec| {
+    let tensor = |param: &ParamSpec| {
         let name = prefix.map_or_else(|| param.name.clone(), |prefix| format!("{prefix}.{}", param.name));
-        TensorSpec::new(name, param.shape.clone(), engine.dtype(part))
+        TensorData { spec: TensorSpec::new(name, param.shape.clone(), dtype), pieces: Vec::new() }
     };
-    let mut tensors: Vec<TensorData> =
-        params.iter().map(|param| TensorData { spec: spec(param), pieces: Vec::new() }).collect();
-    let index: HashMap<&str, usize> =
-        params.iter().enumerate().map(|(i, param)| (param.name.as_str(), i)).collect();
-    for piece in shared_out(pieces(model, sharding).collect(), sharding.replicas()) {
-        let mut bytes = Vec::new();
-        engine.read_piece(&piece, part, &mut bytes)?;
-        let pieces = &mut tensors[index[piece.param.name.as_str()]].pieces;
-        pieces.push(SavedPiece::owned(piece.start, bytes));
+    let names: HashMap<String, usize> =
+        params.iter().enumerate().map(|(i, param)| (param.name.clone(), i)).collect();
+    let mut tensors: Vec<TensorData> = params.into_iter().map(tensor).collect();
+    for SavedRun { name, start, bytes } in engine.snapshot(part)? {
+        tensors[names[&name]].pieces.push(Piece::owned(start, bytes));
     }
     Ok(tensors)
-}
-
-/// Part `rank` of `ranks` parts, equal to the element, of what all of these ranks hold.
-fn shared_out<'a>(pieces: Vec<Piece<'a>>, (ranks, rank): (usize, usize)) -> Vec<Piece<'a>> {
-    let total: usize = pieces.iter().map(|piece| piece.len).sum();
-    let bound = |rank: usize| (rank as u128 * total as u128 / ranks as u128) as usize;
-    let (first, end) = (bound(rank), bound(rank + 1));
-    let mut before = 0;
-    let mut mine = Vec::new();
-    for piece in pieces {
-        let (from, to) = (first.clamp(before, before + piece.len), end.clamp(before, before + piece.len));
-        if from < to {
-            mine.push(piece.part(from - before, to - from));
-        }
-        before += piece.len;
-    }
-    mine
 }

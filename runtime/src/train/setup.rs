@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tisserand_collectives::{Channel, ControlPlane, Mesh};
+use tisserand_collectives::{Channel, ControlPlane, Mesh, Workspace};
 use tisserand_kernels::device::Caps;
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 
@@ -38,6 +38,8 @@ pub struct TrainOptions {
     pub job_id: String,
     /// How the process was started.
     pub process: ProcessDescription,
+    /// Lines for the log of rank 0: how the ranks found each other.
+    pub notices: Vec<String>,
 }
 
 /// Makes the engine of a rank, given model, step and the size of the arena.
@@ -51,8 +53,12 @@ pub struct DeviceChoice {
     pub description: String,
     /// Place among the ranks of its machine.
     pub local_rank: usize,
+    /// What its communicators take from the arena.
+    pub workspace: Workspace,
     /// Makes the engine.
     pub make: MakeEngine,
+    /// Called once this process has done a step: all ranks have then called the same, in the same order.
+    pub after_first_step: Box<dyn FnOnce() + Send>,
 }
 
 /// A run that is ready for its next step, on one rank.
@@ -65,6 +71,8 @@ pub struct Run {
     pub(super) control: Arc<dyn ControlPlane>,
     pub(super) stop: StopFlag,
     pub(super) engine: Box<dyn Engine>,
+    /// See [`DeviceChoice`]; none after the first step.
+    pub(super) after_first_step: Option<Box<dyn FnOnce() + Send>>,
     pub(super) plan: Plan,
     pub(super) dataset: Arc<data::Dataset>,
     pub(super) order: StepOrder,
@@ -108,6 +116,7 @@ impl Opening {
         let differences = check_changes(config, folder, options)?;
         let job = folder.next_job(&options.job_id, &options.process)?;
         let logger = Logger::new(Some(&job.log_file()), options.quiet)?;
+        options.notices.iter().for_each(|notice| logger.line(notice));
         notices.iter().for_each(|notice| logger.warn(notice));
         Ok(Opening { lock, logger, differences, job })
     }
@@ -145,9 +154,9 @@ impl Run {
         let wants_entropy = is_lead && config.data.prepare.is_some();
         let unigram_entropy = if wants_entropy { Some(data::unigram_entropy(&dataset)?) } else { None };
 
-        let model = Transformer::new(config.model.clone());
+        let model = Transformer::sharded(config.model.clone(), sharding(&config, control.rank()).tp());
         let step = step_config(&config, &model, control.rank());
-        let plan = plan::train(device.caps, &model, &step, config.training.seq_len)?;
+        let plan = plan::train(device.caps, &model, &step, config.training.seq_len, device.workspace)?;
         if is_lead {
             check_optimizer_groups(&config, &model, &logger);
             logger.line(&describe(&config, &plan, &device.description));
@@ -155,7 +164,7 @@ impl Run {
         let mut engine = (device.make)(model, step, plan.arena_bytes)?;
         let state = match &newest {
             Some(dir) => start::resume(engine.as_mut(), dir, config.run.seed)?,
-            None => start::begin(engine.as_mut(), &config, &logger)?,
+            None => start::begin(engine.as_mut(), &config, &logger, control.as_ref())?,
         };
         engine.publish()?;
         if is_lead {
@@ -172,6 +181,7 @@ impl Run {
             control,
             stop,
             engine,
+            after_first_step: Some(device.after_first_step),
             plan,
             dataset: Arc::new(dataset),
             order,
@@ -192,15 +202,17 @@ fn agreed_checkpoint(
     logger: &Logger,
     control: &dyn ControlPlane,
 ) -> Result<Option<PathBuf>> {
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
-    let mut name = Vec::new();
-    if control.rank() == 0
-        && let Some(path) = newest_checkpoint(folder, logger)?
-    {
-        name = path.as_os_str().as_bytes().to_vec();
-    }
-    let name = control.broadcast(Channel::Step, name)?;
-    Ok((!name.is_empty()).then(|| PathBuf::from(std::ffi::OsString::from_vec(name))))
+    let mine = if control.rank() == 0 { newest_checkpoint(folder, logger)? } else { None };
+    broadcast_path(control, mine)
+}
+
+/// Rank 0's path, at every rank.
+pub(super) fn broadcast_path(control: &dyn ControlPlane, path: Option<PathBuf>) -> Result<Option<PathBuf>> {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    let bytes = path.map_or_else(Vec::new, |path| path.into_os_string().into_vec());
+    let bytes = control.broadcast(Channel::Step, bytes)?;
+    Ok((!bytes.is_empty()).then(|| PathBuf::from(OsString::from_vec(bytes))))
 }
 
 /// The checkpoint to go on from; `None` in a folder without any.

@@ -52,12 +52,7 @@ impl Trainer {
             }
             return Ok(Outcome::Finished);
         }
-        let logger = Arc::clone(&run.logger);
-        let ended = Trainer::new(run).and_then(Trainer::steps);
-        if let Err(error) = &ended {
-            logger.error(&error.to_string());
-        }
-        ended
+        Trainer::new(run)?.steps()
     }
 
     fn new(run: Run) -> Result<Self> {
@@ -128,6 +123,9 @@ impl Trainer {
         run.engine.train(&inputs, &batch.micro_batches)?;
         let is_traced = self.tracing.end(step);
         self.report.waited_for_collectives(self.tracing.trace().waited() - waited);
+        if let Some(after_first_step) = run.after_first_step.take() {
+            after_first_step();
+        }
         self.loader.recycle(batch);
         let training = &run.config.training;
         run.state.step = step;
@@ -240,7 +238,7 @@ impl Trainer {
         if self.saving.weights_are_due(step) {
             self.collect_save(true);
             self.before_save()?;
-            self.saving.weights(self.run.engine.as_ref(), step)?;
+            self.saving.weights(self.run.engine.as_mut(), step)?;
         }
         Ok(())
     }
@@ -250,17 +248,14 @@ impl Trainer {
         self.collect_save(true);
         self.before_save()?;
         self.read_scalars()?;
-        self.stall_s = self.saving.checkpoint(self.run.engine.as_ref(), &self.run.state)?;
+        self.stall_s = self.saving.checkpoint(self.run.engine.as_mut(), &self.run.state)?;
         self.report.stalled(self.stall_s);
         Ok(())
     }
 
-    /// The folder is still this job's, and the weights are at rest.
-    fn before_save(&mut self) -> Result<()> {
-        if let Some(lock) = &self.run.lock {
-            lock.check()?;
-        }
-        self.run.engine.settle()
+    /// The folder is still this job's.
+    fn before_save(&self) -> Result<()> {
+        self.run.lock.as_ref().map_or(Ok(()), |lock| lock.check())
     }
 
     /// Reports a save that ended; with `wait`, waits for the one under way. A failed save does not end the

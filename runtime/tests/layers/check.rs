@@ -9,12 +9,17 @@
 use std::ops::Range;
 
 use tisserand_kernels::testing::{download, normal_f64, rms, tolerance, upload_as};
-use tisserand_kernels::{Block, Class, Context, Cpu, DType, Device, DryRun, Result, Storage};
+use tisserand_kernels::{Block, Class, Context, Cpu, DType, Device, DryRun, Storage};
+use tisserand_runtime::Result;
 use tisserand_runtime::data::MicroBatch;
 use tisserand_runtime::model::Pass;
 use tisserand_runtime::model::pass::{DeviceBatch, RopeTable};
 use tisserand_runtime::model_config::ModelConfig;
-use tisserand_runtime::params::{ParamInit, ParamSpec, UnitGradients, UnitLayout, UnitWeights};
+use tisserand_runtime::parallel::TensorParallel;
+use tisserand_runtime::parallel::tensor::Tokens;
+use tisserand_runtime::params::{
+    Group, ParamInit, ParamSpec, PerGroup, UnitGradients, UnitLayout, UnitWeights,
+};
 
 /// A layer as the check drives it.
 pub(crate) trait Layer {
@@ -96,6 +101,7 @@ struct Bench<'a, D: Device, L> {
     ctx: Context<D>,
     batch: DeviceBatch<D>,
     rope: RopeTable<D>,
+    tp: TensorParallel<D>,
     dtype: DType,
     subject: &'a Subject<'a, L>,
 }
@@ -106,14 +112,22 @@ impl<'a, D: Device, L: Layer> Bench<'a, D, L> {
         let rope = RopeTable::new(&ctx, subject.config, batch.tokens.len()).unwrap();
         let mut on_device = DeviceBatch::new(&ctx, batch.tokens.len()).unwrap();
         on_device.upload(&ctx, batch).unwrap();
-        Bench { ctx, batch: on_device, rope, dtype, subject }
+        let tp = TensorParallel::single(&ctx.device);
+        Bench { ctx, batch: on_device, rope, tp, dtype, subject }
     }
 
     fn pass(&self) -> Pass<'_, D> {
-        Pass { ctx: &self.ctx, batch: &self.batch, rope: &self.rope, dtype: self.dtype }
+        Pass {
+            ctx: &self.ctx,
+            batch: &self.batch,
+            rope: &self.rope,
+            dtype: self.dtype,
+            tp: &self.tp,
+            layout: Tokens::Cut,
+        }
     }
 
-    fn groups(&self, class: Class, dtype: DType) -> [Block<D>; 2] {
+    fn groups(&self, class: Class, dtype: DType) -> PerGroup<Block<D>> {
         self.subject.unit.groups.each_ref().map(|group| {
             let len = group.padded_len(1);
             let mut block = self.ctx.arena.block(class, dtype, len).unwrap();
@@ -126,8 +140,8 @@ impl<'a, D: Device, L: Layer> Bench<'a, D, L> {
 /// Input and parameters of a layer, or their gradients.
 #[derive(Clone)]
 struct Values {
-    /// Input, matrices, vectors.
-    parts: [Vec<f64>; 3],
+    /// Input, then every group.
+    parts: [Vec<f64>; 1 + Group::COUNT],
 }
 
 /// A tensor in [`Values`].
@@ -141,7 +155,8 @@ impl Values {
     /// Random values of the size that a trained model has; padding is zero.
     fn random<L: Layer>(subject: &Subject<'_, L>) -> Self {
         let input = normal_f64(1, GRADIENT_TOKENS * subject.layer.in_features());
-        let mut parts = [input, Vec::new(), Vec::new()];
+        let mut parts = [const { Vec::new() }; 1 + Group::COUNT];
+        parts[0] = input;
         for (part, group) in parts[1..].iter_mut().zip(&subject.unit.groups) {
             part.resize(group.padded_len(1), 0.0);
             for (seed, param) in group.params.iter().enumerate() {
@@ -187,10 +202,9 @@ impl Values {
 }
 
 impl<L: Layer> Bench<'_, Cpu, L> {
-    fn upload(&self, values: &Values) -> (Block<Cpu>, [Block<Cpu>; 2]) {
-        let [x, matrices, vectors] =
-            values.parts.each_ref().map(|part| upload_as(&self.ctx, DType::F32, part));
-        (x, [matrices, vectors])
+    fn upload(&self, values: &Values) -> (Block<Cpu>, PerGroup<Block<Cpu>>) {
+        let [x, groups @ ..] = values.parts.each_ref().map(|part| upload_as(&self.ctx, DType::F32, part));
+        (x, groups)
     }
 
     /// The output.
@@ -210,8 +224,9 @@ impl<L: Layer> Bench<'_, Cpu, L> {
         let mut gradients = UnitGradients::new(groups.each_mut());
         let dout = upload_as(&self.ctx, DType::F32, dout);
         let dx = self.subject.layer.backward(&self.pass(), &weights, &mut gradients, saved, dout).unwrap();
-        let parts = [&dx, &groups[0], &groups[1]]
-            .map(|block| download(&self.ctx, block).into_iter().map(f64::from).collect());
+        let [a, b, c, d] = &groups;
+        let parts =
+            [&dx, a, b, c, d].map(|block| download(&self.ctx, block).into_iter().map(f64::from).collect());
         Values { parts }
     }
 }

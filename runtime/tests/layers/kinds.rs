@@ -3,7 +3,8 @@
 use tisserand_kernels::ops::Write;
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::testing::upload;
-use tisserand_kernels::{Block, DType, Device, Result};
+use tisserand_kernels::{Block, DType, Device};
+use tisserand_runtime::Result;
 use tisserand_runtime::model::Pass;
 use tisserand_runtime::model::attention::{Attention, AttentionSaved};
 use tisserand_runtime::model::block::{Block as TransformerBlock, BlockSaved, Recompute};

@@ -45,6 +45,11 @@ impl Link {
         lock(&self.heard).elapsed()
     }
 
+    /// Whether it has neither ended nor been heard for so long.
+    pub(super) fn is_silent(&self, limit: Duration) -> bool {
+        !self.ended.load(Ordering::Acquire) && self.silence() > limit
+    }
+
     /// Begins to count its silence anew.
     pub(super) fn heard(&self) {
         *lock(&self.heard) = Instant::now();

@@ -14,6 +14,10 @@
 //! is the one that died, rank 1 does, its deputy, which gets the board with rank 0's beats and so knows the
 //! others as of a second ago. If both are dead at once, every rank still ends with the failure, but nobody
 //! reports; nor does anybody if rank 0 dies after it has told of another's failure and before its report.
+//! If a rank calls another one late, and rank 0 misses a third, the third is named: who waits for it is late for others.
+//! A rank that tells rank 0 of a failure and gets no answer within two seconds ends with its own, and the deputy
+//! reports that. A process that was stopped, taken for dead, and goes on (launchers continue stopped processes before they end
+//! them) reads that it is dead before it reads that the others are gone, and does not report.
 //!
 //! **Limits.** One star: rank 0 has one file descriptor and two threads (reader, writer) for each other rank,
 //! and a round costs it one read and one write a rank. That is for about a thousand ranks; beyond, a tree

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::Rendezvous;
-use super::link::{Heard, Link, Ticker, spawn};
+use super::link::{self, Heard, Link, Ticker, spawn};
 use super::outbox::Outbox;
+use super::spoke::DEPUTY;
 use super::wire::{Message, fits};
 use crate::control::board::Board;
 use crate::control::hub::{Hub, Seat};
@@ -17,8 +18,18 @@ use crate::control::member::Route;
 use crate::control::rounds::{Call, Key};
 use crate::control::{Failure, Progress, RankReport, host_name, lock};
 
-/// How long the end waits for last words to be written, and a report for last notes to come.
+/// How long the end waits for last words to be written.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long a report waits for the last notes of living ranks. Less than what launchers leave between the death
+/// of one process and the end of the others (Open MPI: two seconds).
+const LAST_NOTES: Duration = Duration::from_millis(500);
+
+/// A rank of which nothing is heard for so long is missed, though not yet dead.
+const MISSED: Duration = Duration::from_millis(3 * link::BEAT.as_millis() as u64);
+
+/// How long the news of its death may take to leave for a rank that does not take it.
+pub(super) const OBITUARY: Duration = Duration::from_millis(100);
 
 /// See the module.
 pub(super) struct Root {
@@ -27,6 +38,8 @@ pub(super) struct Root {
     peers: Vec<Peer>,
     ticker: Mutex<Option<Ticker>>,
     leaving: AtomicBool,
+    /// This process was stopped for so long that its deputy has reported in its place.
+    succeeded: AtomicBool,
 }
 
 #[derive(Default)]
@@ -44,7 +57,8 @@ impl Root {
         seats.extend(peers.iter().map(|peer| Box::new(Arc::clone(&peer.outbox)) as Box<dyn Seat>));
         let board = Board::new(world_size, &host_name(), vec![(0, progress.clone())]);
         let hub = Hub::new(seats, board);
-        Arc::new(Root { hub, peers, ticker: Mutex::new(None), leaving: AtomicBool::new(false) })
+        let (leaving, succeeded) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Root { hub, peers, ticker: Mutex::new(None), leaving, succeeded })
     }
 
     pub(super) fn hub(&self) -> &Hub {
@@ -109,8 +123,28 @@ impl Root {
                 link.heard();
             } else if link.silence() > meeting.dead_after && link.end() {
                 self.hub.die(rank, meeting.silent());
+                // A rank that was only stopped must read that, and not take the end for the death of rank 0.
+                peer.outbox.close();
+                peer.outbox.drain(Instant::now() + OBITUARY);
                 link.cut();
             }
+        }
+    }
+
+    /// What `accuser` says of another rank is that it is late. If that one lives and a third does not, it was late
+    /// because it waited for the third.
+    fn blame(&self, accuser: usize, failure: Failure) -> Failure {
+        let link = |rank: usize| self.peers.get(rank.wrapping_sub(1)).and_then(|peer| peer.link.get());
+        let is_missed = |rank: &usize| link(*rank).is_some_and(|link| link.is_silent(MISSED));
+        if failure.rank == accuser || is_missed(&failure.rank) {
+            return failure;
+        }
+        match (1..=self.peers.len()).find(is_missed) {
+            Some(rank) => {
+                let silence = link(rank).map_or(0.0, |link| link.silence().as_secs_f64());
+                Failure { rank, cause: format!("no sign of life for {silence:.1} s; {failure}"), ..failure }
+            }
+            None => failure,
         }
     }
 
@@ -123,7 +157,11 @@ impl Root {
                 Ok(Some(Message::Beat)) => {}
                 Ok(Some(Message::Note(activity, age_s))) => self.hub.board().note(rank, activity, age_s),
                 Ok(Some(Message::Last(activity, age_s))) => self.hub.board().last(rank, activity, age_s),
-                Ok(Some(Message::Fail(failure))) => self.hub.fail(failure),
+                Ok(Some(Message::Fail(failure))) => self.hub.fail(self.blame(rank, failure)),
+                Ok(Some(Message::TakenForDead(failure))) => {
+                    self.succeeded.fetch_or(rank == DEPUTY, Ordering::AcqRel);
+                    self.hub.fail(failure);
+                }
                 Ok(Some(Message::Goodbye)) => {
                     link.end();
                     self.hub.leave(rank);
@@ -153,11 +191,12 @@ impl Route for Arc<Root> {
     }
 
     fn fail(&self, failure: Failure) {
-        self.hub.fail(failure);
+        self.hub.fail(self.blame(0, failure));
     }
 
     fn report(&self) -> Option<Vec<RankReport>> {
-        self.hub.board().take(LAST_WORDS)
+        let reports = self.hub.board().take(LAST_NOTES);
+        reports.filter(|_| !self.succeeded.load(Ordering::Acquire))
     }
 
     fn leave(&self) {

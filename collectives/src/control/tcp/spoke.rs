@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::Rendezvous;
 use super::link::{Heard, Link, Ticker, spawn};
 use super::outbox::Outbox;
-use super::root::{LAST_WORDS, too_long};
+use super::root::{LAST_WORDS, OBITUARY, too_long};
 use super::wire::{Message, fits};
 use crate::control::board::Board;
 use crate::control::hub::Delivery;
@@ -19,7 +19,7 @@ use crate::control::rounds::{Call, Key};
 use crate::control::{Failure, Progress, RankReport, host_name, lock};
 
 /// Who reports if rank 0 is dead.
-const DEPUTY: usize = 1;
+pub(super) const DEPUTY: usize = 1;
 
 /// See the module.
 pub(super) struct Spoke {
@@ -31,6 +31,8 @@ pub(super) struct Spoke {
     /// What rank 0 told of the others, if this is its deputy.
     board: Board,
     root_is_dead: AtomicBool,
+    /// Rank 0 was told of a failure here and did not answer.
+    root_is_mute: AtomicBool,
     leaving: AtomicBool,
     ticker: Mutex<Option<Ticker>>,
 }
@@ -51,6 +53,7 @@ impl Spoke {
             link: Link::new(stream)?,
             board: Board::new(meeting.world_size, &host_name(), vec![(meeting.rank, progress.clone())]),
             root_is_dead: AtomicBool::new(false),
+            root_is_mute: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
             ticker: Mutex::new(None),
         });
@@ -88,7 +91,10 @@ impl Spoke {
         if gap > meeting.dead_after / 2 {
             self.link.heard();
         } else if self.link.silence() > meeting.dead_after && self.link.end() {
+            self.outbox.send(&Message::TakenForDead(Failure::fault(0, meeting.silent())));
             self.root_died(&meeting.silent());
+            self.outbox.close();
+            self.outbox.drain(Instant::now() + OBITUARY);
             self.link.cut();
         }
     }
@@ -153,9 +159,22 @@ impl Route for Arc<Spoke> {
     }
 
     fn report(&self) -> Option<Vec<RankReport>> {
-        let speaks = self.rank == DEPUTY && self.root_is_dead.load(Ordering::Acquire);
+        let is_dead = self.root_is_dead.load(Ordering::Acquire);
         let first = self.inbox.failure().is_some_and(|failure| failure.rank == 0);
-        if speaks && first { self.board.take(Duration::ZERO) } else { None }
+        let speaks = (is_dead && first) || self.root_is_mute.load(Ordering::Acquire);
+        if self.rank == DEPUTY && speaks { self.board.take(Duration::ZERO) } else { None }
+    }
+
+    /// Rank 0 is stopped, or hung: nothing that it has to say later is waited for.
+    fn unanswered(&self, failure: &Failure) {
+        if self.link.end() {
+            self.root_is_mute.store(true, Ordering::Release);
+            self.outbox.send(&Message::TakenForDead(failure.clone()));
+            self.learn(failure);
+            if failure.rank != 0 {
+                self.board.gone(0, "does not answer");
+            }
+        }
     }
 
     fn leave(&self) {

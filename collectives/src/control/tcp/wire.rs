@@ -37,6 +37,9 @@ pub(super) enum Message {
     Fail(Failure),
     /// Nothing more will come, and that is no death.
     Goodbye,
+    /// To rank 0, which has not been heard for too long: it counts as dead, and if it is not, it was stopped and
+    /// reads this when it goes on.
+    TakenForDead(Failure),
 }
 
 /// Whether a call fits into a message, or how many bytes it has.
@@ -79,6 +82,7 @@ impl Message {
             Message::Board(reports) => put_json(&mut out, 6, reports),
             Message::Fail(failure) => put_json(&mut out, 7, failure),
             Message::Goodbye => out.push(8),
+            Message::TakenForDead(failure) => put_json(&mut out, 9, failure),
         }
         let length = u32::try_from(out.len() - 4).expect("calls fit into a message, and so do notes");
         out[..4].copy_from_slice(&length.to_le_bytes());
@@ -126,6 +130,7 @@ impl Message {
             (6, _) => Message::Board(take_json(rest)?),
             (7, _) => Message::Fail(take_json(rest)?),
             (8, []) => Message::Goodbye,
+            (9, _) => Message::TakenForDead(take_json(rest)?),
             _ => return None,
         })
     }
@@ -243,6 +248,7 @@ mod tests {
             Message::Board(vec![report]),
             Message::Fail(Failure { rank: 2, cause: "loss is not finite".to_owned(), exit_code: 1 }),
             Message::Goodbye,
+            Message::TakenForDead(Failure::fault(0, "no sign of life for 8 s")),
         ]
     }
 
