@@ -28,7 +28,9 @@ fn evaluation_on_a_mesh_is_that_of_one_rank() {
     let one = losses(&run, "1", &[]);
     assert_eq!(one.len(), 1);
     // Data-parallel ranks add the sums of micro-batches in the order of one rank.
-    for (ranks, sets) in [("2", vec![]), ("2", vec!["mesh.zero=1"]), ("2", vec!["mesh.dp_shard=1", "mesh.dp_replicate=2"])] {
+    for (ranks, sets) in
+        [("2", vec![]), ("2", vec!["mesh.zero=1"]), ("2", vec!["mesh.dp_shard=1", "mesh.dp_replicate=2"])]
+    {
         assert_eq!(losses(&run, ranks, &sets), one, "{ranks} ranks, {sets:?}");
     }
     for (ranks, sets) in [("2", vec!["mesh.tp=2"]), ("4", vec!["mesh.tp=2", "mesh.zero=3"])] {

@@ -93,6 +93,11 @@ impl Audit {
         self.by_kind[kind as usize]
     }
 
+    /// All calls so far.
+    pub fn calls(&self) -> u64 {
+        self.by_kind.iter().map(|traffic| traffic.calls).sum()
+    }
+
     /// Both together.
     pub fn and(&self, other: &Audit) -> Audit {
         let mut sum = *self;

@@ -6,7 +6,7 @@
 //!   processes, behind the feature of that name; [`Imagined`]: for dry runs.
 //! - [`Axes`]: one rank's communicators along the axes of the mesh.
 //! - [`control`]: small host-side agreements, and the news that a rank has died.
-//! - [`mesh`], [`placement`]: pure arithmetic; [`audit`]: what was moved.
+//! - [`mesh`], [`placement`]: pure arithmetic; [`audit`]: what was moved; [`trace`]: when.
 //!
 //! A size of one is ordinary: [`Single`] is a communicator like any other, so the code above never asks
 //! whether it is alone.
@@ -22,6 +22,7 @@ pub mod pending;
 pub mod placement;
 mod single;
 pub mod threads;
+pub mod trace;
 
 pub use audit::{Audit, Collective, Traffic};
 pub use axes::{Axes, Queue};
@@ -33,3 +34,4 @@ pub use pending::{Completion, Pending};
 pub use placement::Placement;
 pub use single::Single;
 pub use threads::{Overlap, Threads};
+pub use trace::Trace;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use tisserand_kernels::{Block, Storage};
 
 use crate::CommError;
+use crate::trace::Span;
 
 /// A collective under way: the owner of its block.
 #[must_use = "the collective has not ended until `wait` returns, and its block is in it"]
@@ -21,6 +22,8 @@ enum State<D: Storage> {
 struct Shared<D: Storage> {
     result: Mutex<Option<Result<Ended<D>, CommError>>>,
     changed: Condvar,
+    /// Its place in the trace, where it has one.
+    span: Option<Span>,
 }
 
 /// What comes back: the block, and the workspace, which the waiting thread returns to the arena.
@@ -32,6 +35,17 @@ struct Ended<D: Storage> {
 impl<D: Storage> Shared<D> {
     fn result(&self) -> MutexGuard<'_, Option<Result<Ended<D>, CommError>>> {
         self.result.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Parks until the other end has said how it went.
+    fn wait(&self) -> Result<Ended<D>, CommError> {
+        let mut result = self.result();
+        loop {
+            match result.take() {
+                Some(ended) => return ended,
+                None => result = self.changed.wait(result).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
     }
 }
 
@@ -55,9 +69,18 @@ impl<D: Storage> Pending<D> {
         Pending { state: State::Imagined { ended: Ended { block, workspace }, on_wait } }
     }
 
-    /// A collective that another thread carries out.
+    /// A collective that another thread carries out, and that no trace shows.
     pub fn under_way() -> (Completion<D>, Self) {
-        let shared = Arc::new(Shared { result: Mutex::new(None), changed: Condvar::new() });
+        Self::with(None)
+    }
+
+    /// A collective that another thread carries out.
+    pub fn traced(span: Span) -> (Completion<D>, Self) {
+        Self::with(Some(span))
+    }
+
+    fn with(span: Option<Span>) -> (Completion<D>, Self) {
+        let shared = Arc::new(Shared { result: Mutex::new(None), changed: Condvar::new(), span });
         (Completion { shared: Arc::clone(&shared) }, Pending { state: State::UnderWay(shared) })
     }
 
@@ -83,19 +106,14 @@ impl<D: Storage> Pending<D> {
                 Ok(ended.block)
             }
             State::UnderWay(shared) => {
-                let mut result = shared.result();
-                loop {
-                    match result.take() {
-                        Some(Ok(Ended { block, workspace })) => {
-                            drop(workspace);
-                            return Ok(block);
-                        }
-                        Some(Err(error)) => return Err(error),
-                        None => {
-                            result = shared.changed.wait(result).unwrap_or_else(PoisonError::into_inner);
-                        }
-                    }
+                let begin = shared.span.as_ref().and_then(Span::begin_wait);
+                let ended = shared.wait();
+                if let Some(span) = &shared.span {
+                    span.end_wait(begin);
                 }
+                let Ended { block, workspace } = ended?;
+                drop(workspace);
+                Ok(block)
             }
         }
     }
@@ -114,6 +132,9 @@ impl<D: Storage> Completion<D> {
     }
 
     fn end(self, result: Result<Ended<D>, CommError>) {
+        if let Some(span) = &self.shared.span {
+            span.ended();
+        }
         *self.shared.result() = Some(result);
         self.shared.changed.notify_all();
     }

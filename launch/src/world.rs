@@ -147,7 +147,9 @@ pub fn on_threads<R: Send>(
     body: impl Fn(Place, Arc<dyn ControlPlane>) -> Result<R> + Sync,
 ) -> Result<R> {
     if ranks == 1 {
-        return body(Place::alone(), Arc::new(control::Alone::default()));
+        let control = control::Alone::default();
+        let place = Place { progress: control.progress().clone(), ..Place::alone() };
+        return body(place, Arc::new(control));
     }
     let seats = || threads::seats(ranks, terms.timeout).into_iter();
     let links = seats().zip(seats());

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Trace;
+
 /// The newest action and collective of a rank.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Activity {
@@ -37,15 +39,22 @@ pub struct CollectiveActivity {
 #[derive(Clone, Debug)]
 pub struct Progress {
     shared: Arc<Mutex<(Activity, Instant)>>,
+    trace: Trace,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Progress { shared: Arc::new(Mutex::new((Activity::default(), Instant::now()))) }
+        let newest = Mutex::new((Activity::default(), Instant::now()));
+        Progress { shared: Arc::new(newest), trace: Trace::default() }
     }
 }
 
 impl Progress {
+    /// Where everything is noted, not only the newest.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
     /// Changes the note and its time.
     pub fn note(&self, change: impl FnOnce(&mut Activity)) {
         let mut shared = self.lock();

@@ -13,6 +13,7 @@ use super::orders::Orders;
 use super::thread::{self, Start};
 use super::workspace_elements;
 use crate::control::CollectiveActivity;
+use crate::trace::{CarriedOut, Stream};
 use crate::{Audit, Call, Collective, CommError, Communicator, Failure, Pending, Progress};
 
 /// How long the end of MPI is waited for: a rank that dies meanwhile, or a launcher that is about to end all of them,
@@ -27,6 +28,7 @@ pub struct Mpi {
     process: Arc<Process>,
     audit: Audit,
     numbers: Numbers,
+    stream: Stream,
 }
 
 /// What the communicators of a process share.
@@ -84,7 +86,9 @@ impl Mpi {
 
     fn new(axis: &str, member: Member, process: Arc<Process>) -> Self {
         let numbers = Numbers { collectives: 0, sends: vec![0; member.size], recvs: vec![0; member.size] };
-        Mpi { axis: axis.into(), member, process, audit: Audit::default(), numbers }
+        let axis: Arc<str> = axis.into();
+        let stream = process.progress.trace().stream(Arc::clone(&axis));
+        Mpi { axis, member, process, audit: Audit::default(), numbers, stream }
     }
 
     /// Reaches every communicator of this process.
@@ -92,8 +96,7 @@ impl Mpi {
         self.process.handle.clone()
     }
 
-    fn submit(&mut self, kind: Kind, task: Task) -> Result<(), CommError> {
-        let sequence = self.numbers.next(&task);
+    fn submit(&mut self, kind: Kind, sequence: u64, task: Task) -> Result<(), CommError> {
         let index = match kind {
             Kind::Collective(collective) => collective as usize,
             Kind::Split => Collective::ALL.len(),
@@ -116,10 +119,11 @@ impl Mpi {
 }
 
 impl Numbers {
-    fn next(&mut self, task: &Task) -> u64 {
-        let next = match task {
-            Task::Move { call: Call::Send { to }, .. } => &mut self.sends[*to],
-            Task::Move { call: Call::Recv { from }, .. } => &mut self.recvs[*from],
+    /// The number of the next call; `None` for those that move nothing.
+    fn next(&mut self, call: Option<Call>) -> u64 {
+        let next = match call {
+            Some(Call::Send { to }) => &mut self.sends[to],
+            Some(Call::Recv { from }) => &mut self.recvs[from],
             _ => &mut self.collectives,
         };
         *next += 1;
@@ -143,10 +147,14 @@ impl Communicator<Cpu> for Mpi {
             0 => None,
             elements => Some(block.sibling(Class::Communication, dtype, elements)?),
         };
-        self.audit.count(call.kind(), call.payload_bytes(len, dtype));
-        let (completion, pending) = Pending::under_way();
+        let (kind, payload_bytes) = (call.kind(), call.payload_bytes(len, dtype));
+        self.audit.count(kind, payload_bytes);
+        let sequence = self.numbers.next(Some(call));
+        let unit = self.process.progress.read().0.unit;
+        let span = self.stream.begin(kind, sequence, payload_bytes, unit, CarriedOut::InTheBackground);
+        let (completion, pending) = Pending::traced(span);
         let task = Task::Move { call, block, workspace, completion };
-        self.submit(Kind::Collective(call.kind()), task)?;
+        self.submit(Kind::Collective(kind), sequence, task)?;
         Ok(pending)
     }
 
@@ -154,7 +162,8 @@ impl Communicator<Cpu> for Mpi {
         self.audit.count(Collective::Barrier, 0);
         let (reply, answer) = sync_channel(1);
         let kind = Kind::Collective(Collective::Barrier);
-        self.submit(kind, Task::Barrier { reply })?;
+        let sequence = self.numbers.next(None);
+        self.submit(kind, sequence, Task::Barrier { reply })?;
         self.process.handle.answer(&answer)
     }
 
@@ -167,7 +176,8 @@ impl Communicator<Cpu> for Mpi {
     ) -> Result<Box<dyn Communicator<Cpu>>, CommError> {
         let (reply, answer) = sync_channel(1);
         let split = Split { color, key, reply };
-        self.submit(Kind::Split, Task::Split(split))?;
+        let sequence = self.numbers.next(None);
+        self.submit(Kind::Split, sequence, Task::Split(split))?;
         let member = self.process.handle.answer(&answer)?;
         Ok(Box::new(Mpi::new(axis, member, Arc::clone(&self.process))))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tisserand_kernels::ops::elementwise;
 use tisserand_kernels::{Block, Device, TensorRef};
 
-use super::group::{Group, Visit};
+use super::group::{Group, Parts, Visit};
 use super::mailbox::Letter;
 use super::note_end;
 use super::queue::Job;
@@ -17,17 +17,13 @@ pub(super) fn carry_out<D: Device>(job: Job<D>, device: &D) {
     let Job { group, mut visit, call, block, completion, progress } = job;
     // Time in the queue is not time that a rank is late.
     visit.deadline = group.deadline();
-    let n = group.size();
     let result = match call {
         Call::Send { to } => return send(&group, visit.rank, to, Letter { block, completion }),
         Call::Recv { from } => recv(&group, &visit, device, from, block),
-        Call::AllReduce(op) => reduce(&group, &visit, device, op, block).and_then(|block| {
-            let visit = Visit { meeting: visit.meeting + 1, ..visit };
-            gather(&group, &visit, device, block)
-        }),
-        Call::ReduceScatter(op) => reduce(&group, &visit, device, op, block),
+        Call::AllReduce(op) => reduce(&group, &visit, device, op, Wanted::Everywhere, block),
+        Call::ReduceScatter(op) => reduce(&group, &visit, device, op, Wanted::Scattered, block),
         Call::AllGather => gather(&group, &visit, device, block),
-        Call::AllToAll => exchange(&group, &visit, device, n, block),
+        Call::AllToAll => exchange(&group, &visit, device, block),
         Call::Broadcast { root } => broadcast(&group, &visit, device, root, block),
     };
     if let Err(error @ CommError::Kernel(_)) = &result {
@@ -40,10 +36,14 @@ pub(super) fn carry_out<D: Device>(job: Job<D>, device: &D) {
     completion.complete(result);
 }
 
+/// Elements of all ranks that are combined, and written where they belong, before the next: they stay in the
+/// second-level cache between the two.
+const PIECE: usize = 128 * 1024;
+
 /// Cuts a block into `n` parts; part i ends at element `(i + 1) · len / n`.
-fn cut<D: Device>(mut block: Block<D>, n: usize) -> Vec<Option<Block<D>>> {
+fn cut<D: Device>(mut block: Block<D>, n: usize) -> Parts<D> {
     let len = block.len();
-    let mut parts: Vec<Option<Block<D>>> =
+    let mut parts: Parts<D> =
         (1..n).rev().map(|i| Some(block.split_off((i as u128 * len as u128 / n as u128) as usize))).collect();
     parts.push(Some(block));
     parts.reverse();
@@ -51,35 +51,58 @@ fn cut<D: Device>(mut block: Block<D>, n: usize) -> Vec<Option<Block<D>>> {
 }
 
 /// Joins what [`cut`] cut.
-fn join<D: Device>(parts: Vec<Option<Block<D>>>) -> Block<D> {
+fn join<D: Device>(parts: Parts<D>) -> Block<D> {
     let mut parts = parts.into_iter().map(|part| part.expect("every part has come back"));
     let mut block = parts.next().expect("there is at least one rank");
     parts.for_each(|part| block.append(part));
     block
 }
 
-fn views<D: Device>(parts: &[Option<Block<D>>]) -> Vec<TensorRef<'_, D>> {
-    parts.iter().flatten().map(|part| part.view([part.len()])).collect()
+/// Elements `start .. start + len` of each part.
+fn views<D: Device>(parts: &[Option<Block<D>>], start: usize, len: usize) -> Vec<TensorRef<'_, D>> {
+    parts.iter().flatten().map(|part| part.range(start, [len])).collect()
 }
 
-/// Part `rank` of the result is the reduction of that part of all blocks.
+/// Who has the result of a reduction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Every rank its part.
+    Scattered,
+    /// Every rank all of it.
+    Everywhere,
+}
+
+/// Part `rank` of the result is the reduction of that part of all blocks. This rank computes it and, where it is
+/// wanted everywhere, writes it into the parts that the others have handed to it, which it has just read.
 fn reduce<D: Device>(
     group: &Group<D>,
     visit: &Visit,
     device: &D,
     op: ReduceOp,
+    wanted: Wanted,
     block: Block<D>,
 ) -> Result<Block<D>, CommError> {
-    let me = visit.rank;
-    let mut parts = cut(block, group.size());
+    let (me, n) = (visit.rank, group.size());
+    let mut parts = cut(block, n);
     let mut own = parts[me].take().expect("just cut");
-    let others = group.hand(visit, parts)?;
-    let (before, after) = (views(&others[..me]), views(&others[me + 1..]));
-    let len = own.len();
-    elementwise::combine(device, op, &before, own.view_mut([len]), &after)?;
+    let (_, mut others) = group.trade(visit, None, parts)?;
+    let piece = match wanted {
+        Wanted::Scattered => own.len().max(1),
+        Wanted::Everywhere => (PIECE / n).max(1024),
+    };
+    for start in (0..own.len()).step_by(piece) {
+        let len = piece.min(own.len() - start);
+        let (before, after) = (views(&others[..me], start, len), views(&others[me + 1..], start, len));
+        elementwise::combine(device, op, &before, own.range_mut(start, [len]), &after)?;
+        drop((before, after));
+        if wanted == Wanted::Everywhere {
+            for other in others.iter_mut().flatten() {
+                device.copy(own.range(start, [len]), other.range_mut(start, [len]))?;
+            }
+        }
+    }
     device.synchronize()?;
-    drop((before, after));
-    let mut parts = group.give_back(visit, others)?;
+    let (_, mut parts) = group.settle(visit, others)?;
     parts[me] = Some(own);
     Ok(join(parts))
 }
@@ -93,7 +116,7 @@ fn gather<D: Device>(
 ) -> Result<Block<D>, CommError> {
     let (me, n) = (visit.rank, group.size());
     let mut parts = cut(block, n);
-    let lent = group.lend(visit, parts[me].take().map(Arc::new))?;
+    let (lent, _) = group.trade(visit, parts[me].take().map(Arc::new), Vec::new())?;
     // Each rank begins with its neighbour, so that not all read the same part at once.
     for other in (me + 1..n).chain(0..me) {
         let (from, to) = (lent[other].as_ref(), parts[other].as_mut());
@@ -102,7 +125,7 @@ fn gather<D: Device>(
     }
     device.synchronize()?;
     drop(lent);
-    parts[me] = group.have_read(visit)?;
+    parts[me] = group.settle(visit, Vec::new())?.0;
     Ok(join(parts))
 }
 
@@ -111,25 +134,25 @@ fn exchange<D: Device>(
     group: &Group<D>,
     visit: &Visit,
     device: &D,
-    n: usize,
     mut block: Block<D>,
 ) -> Result<Block<D>, CommError> {
-    let (me, half) = (visit.rank, block.len() / 2);
+    let (me, n, half) = (visit.rank, group.size(), block.len() / 2);
     let slice = half / n;
     let mut received = block.split_off(half);
-    let lent = group.lend(visit, Some(Arc::new(block)))?;
+    let (lent, _) = group.trade(visit, Some(Arc::new(block)), Vec::new())?;
     for other in (me..n).chain(0..me) {
         let from = lent[other].as_ref().expect("every rank lends its block");
         device.copy(from.range(me * slice, [slice]), received.range_mut(other * slice, [slice]))?;
     }
     device.synchronize()?;
     drop(lent);
-    let mut block = group.have_read(visit)?.expect("what was lent comes back");
+    let mut block = group.settle(visit, Vec::new())?.0.expect("what was lent comes back");
     block.append(received);
     Ok(block)
 }
 
-/// The block of rank `root`, everywhere.
+/// The block of rank `root`, everywhere. Of the n - 1 copies every rank makes its share: the root fills the last
+/// n-th of each.
 fn broadcast<D: Device>(
     group: &Group<D>,
     visit: &Visit,
@@ -137,17 +160,28 @@ fn broadcast<D: Device>(
     root: usize,
     mut block: Block<D>,
 ) -> Result<Block<D>, CommError> {
+    let (n, len) = (group.size(), block.len());
+    let first = len - len / n;
     if visit.rank == root {
-        group.lend(visit, Some(Arc::new(block)))?;
-        return Ok(group.have_read(visit)?.expect("what was lent comes back"));
+        let (lent, mut tails) = group.trade(visit, Some(Arc::new(block)), Vec::new())?;
+        let from = lent[root].as_ref().expect("just lent");
+        for tail in tails.iter_mut().flatten() {
+            let len = tail.len();
+            device.copy(from.range(first, [len]), tail.view_mut([len]))?;
+        }
+        device.synchronize()?;
+        drop(lent);
+        return Ok(group.settle(visit, tails)?.0.expect("what was lent comes back"));
     }
-    let lent = group.lend(visit, None)?;
-    let len = block.len();
+    let mut parts: Parts<D> = (0..n).map(|_| None).collect();
+    parts[root] = Some(block.split_off(first));
+    let (lent, _) = group.trade(visit, None, parts)?;
     let from = lent[root].as_ref().expect("the root lends its block");
-    device.copy(from.view([len]), block.view_mut([len]))?;
+    device.copy(from.range(0, [first]), block.view_mut([first]))?;
     device.synchronize()?;
     drop(lent);
-    group.have_read(visit)?;
+    let (_, mut parts) = group.settle(visit, Vec::new())?;
+    block.append(parts[root].take().expect("the root gives back what it has filled"));
     Ok(block)
 }
 

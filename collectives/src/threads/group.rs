@@ -1,7 +1,7 @@
 //! Where the ranks of one axis meet, call by call.
 //!
-//! A call has one *meeting*, an all-reduce two. There, ranks leave what the others need of their blocks (parts to
-//! be combined, or a part to be read), wait until all have come, and take it. A part changes hands as an owned
+//! A call has one *meeting*. There, ranks leave what the others need of their blocks (parts to be worked on, or a
+//! part to be read), wait until all have come, and take it. A part changes hands as an owned
 //! block, or is lent as a shared one; so two ranks never write the same elements.
 
 use std::collections::{HashMap, VecDeque};
@@ -62,14 +62,19 @@ pub(super) struct State<D: Device> {
     pub(super) mail: Mailbox<D>,
 }
 
+/// Parts of a block, by rank.
+pub(super) type Parts<D> = Vec<Option<Block<D>>>;
+
 /// What ranks must agree on, and what they left for each other.
 struct Meeting<D: Device> {
     /// What each rank came for, once it has come.
     subjects: Vec<Option<Subject>>,
     /// Parts handed over: by receiver, then giver.
-    handed: Vec<Vec<Option<Block<D>>>>,
+    handed: Vec<Parts<D>>,
     /// Parts on their way back: by owner, then by who had them.
-    returned: Vec<Vec<Option<Block<D>>>>,
+    returned: Vec<Parts<D>>,
+    /// How many of its parts each rank has handed over and not got back.
+    awaited: Vec<usize>,
     /// Parts lent to all, by owner.
     lent: Vec<Option<Arc<Block<D>>>>,
     words: Vec<[usize; 2]>,
@@ -90,7 +95,6 @@ impl Subject {
     /// How often ranks meet for it.
     pub(super) fn meetings(&self) -> u64 {
         match self {
-            Subject::Call { call: Call::AllReduce(_), .. } => 2,
             Subject::Call { call: Call::Send { .. } | Call::Recv { .. }, .. } => 0,
             _ => 1,
         }
@@ -120,6 +124,7 @@ impl<D: Device> Meeting<D> {
             subjects: vec![None; size],
             handed: parts(),
             returned: parts(),
+            awaited: vec![0; size],
             lent: (0..size).map(|_| None).collect(),
             words: vec![[0; 2]; size],
             served: 0,
@@ -222,62 +227,49 @@ impl<D: Device> Group<D> {
         Ok(self.leave(visit, |meeting| meeting.words.clone()))
     }
 
-    /// Hands part i of the block to rank i; returns what the others hand to this rank, by giver.
-    pub(super) fn hand(
+    /// Lends a part to all and hands part i of `parts` to rank i; returns what each rank lends, and what each
+    /// hands to this one.
+    pub(super) fn trade(
         &self,
         visit: &Visit,
-        parts: Vec<Option<Block<D>>>,
-    ) -> Result<Vec<Option<Block<D>>>, CommError> {
+        lent: Option<Arc<Block<D>>>,
+        parts: Parts<D>,
+    ) -> Result<(Vec<Option<Arc<Block<D>>>>, Parts<D>), CommError> {
         let me = visit.rank;
         self.arrive(visit, |meeting| {
+            meeting.lent[me] = lent;
             for (receiver, part) in parts.into_iter().enumerate() {
+                meeting.awaited[me] += usize::from(part.is_some());
                 meeting.handed[receiver][me] = part;
             }
         })?;
-        self.meet(visit, |meeting| std::mem::take(&mut meeting.handed[me]))
+        self.meet(visit, |meeting| (meeting.lent.clone(), std::mem::take(&mut meeting.handed[me])))
     }
 
-    /// Gives back what [`Group::hand`] returned and waits for this rank's own parts, by who had them.
-    pub(super) fn give_back(
+    /// Gives back what [`Group::trade`] returned (of what is lent, every clone is gone), and waits for this rank's
+    /// own: what it lent, and what it handed, by who had it.
+    pub(super) fn settle(
         &self,
         visit: &Visit,
-        parts: Vec<Option<Block<D>>>,
-    ) -> Result<Vec<Option<Block<D>>>, CommError> {
+        parts: Parts<D>,
+    ) -> Result<(Option<Block<D>>, Parts<D>), CommError> {
         let me = visit.rank;
         let mut state = self.state();
         let meeting = state.meeting(visit.meeting, self.size());
+        meeting.served += 1;
         for (owner, part) in parts.into_iter().enumerate() {
+            meeting.awaited[owner] -= usize::from(part.is_some());
             meeting.returned[owner][me] = part;
         }
         self.changed.notify_all();
         drop(state);
-        // Only this rank's own parts are waited for: the slowest reader of other ranks is no concern of it.
-        let mine =
-            |meeting: &Meeting<D>| (0..self.size()).all(|i| i == me || meeting.returned[me][i].is_some());
-        self.until(visit, mine)?;
-        Ok(self.leave(visit, |meeting| std::mem::take(&mut meeting.returned[me])))
-    }
-
-    /// Lends `part` to all; returns what each rank lends.
-    pub(super) fn lend(
-        &self,
-        visit: &Visit,
-        part: Option<Arc<Block<D>>>,
-    ) -> Result<Vec<Option<Arc<Block<D>>>>, CommError> {
-        self.arrive(visit, |meeting| meeting.lent[visit.rank] = part)?;
-        self.meet(visit, |meeting| meeting.lent.clone())
-    }
-
-    /// Ends the reading of what [`Group::lend`] returned, whose clones are gone, and waits until this rank's
-    /// own part is read by all.
-    pub(super) fn have_read(&self, visit: &Visit) -> Result<Option<Block<D>>, CommError> {
-        let mut state = self.state();
-        state.meeting(visit.meeting, self.size()).served += 1;
-        self.changed.notify_all();
-        drop(state);
-        self.until(visit, |meeting| meeting.served == self.size())?;
-        let part = self.leave(visit, |meeting| meeting.lent[visit.rank].take());
-        Ok(part.map(|part| Arc::into_inner(part).expect("every reader has dropped its clone")))
+        // Only what is this rank's is waited for: the slowest reader of other ranks is no concern of it.
+        self.until(visit, |meeting| {
+            meeting.awaited[me] == 0 && (meeting.lent[me].is_none() || meeting.served == self.size())
+        })?;
+        let (lent, returned) =
+            self.leave(visit, |meeting| (meeting.lent[me].take(), std::mem::take(&mut meeting.returned[me])));
+        Ok((lent.map(|part| Arc::into_inner(part).expect("every reader has dropped its clone")), returned))
     }
 
     /// Comes to a meeting and leaves something there.

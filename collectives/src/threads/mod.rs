@@ -20,6 +20,7 @@ use self::group::{Group, Subject, Visit, World};
 use self::queue::{Job, Queue};
 use crate::communicator::{Call, CommError, Communicator};
 use crate::control::{CollectiveActivity, Failure, Progress};
+use crate::trace::{Span, Stream};
 use crate::{Audit, Collective, Pending};
 
 /// Where a rank's calls are carried out.
@@ -77,31 +78,38 @@ pub struct Threads<D: Device> {
     meeting: u64,
     audit: Audit,
     progress: Progress,
+    stream: Stream,
     kinds: [Arc<str>; Collective::ALL.len()],
 }
 
 impl<D: Device> Threads<D> {
     fn new(group: Arc<Group<D>>, rank: usize, queue: Queue<D>, progress: Progress) -> Self {
         let kinds = Collective::ALL.map(|kind| kind.name().into());
-        Threads { group, rank, queue, sequence: 0, meeting: 0, audit: Audit::default(), progress, kinds }
+        let stream = progress.trace().stream(Arc::clone(group.axis()));
+        let audit = Audit::default();
+        Threads { group, rank, queue, sequence: 0, meeting: 0, audit, progress, stream, kinds }
     }
 
-    /// A new call, noted as this rank's newest.
-    fn begin(&mut self, kind: Collective, subject: Subject) -> Visit {
+    /// A new call of `payload_bytes`, noted as this rank's newest.
+    fn begin(&mut self, kind: Collective, subject: Subject, payload_bytes: usize) -> (Visit, Span) {
         let (sequence, meeting) = (self.sequence, self.meeting);
         self.sequence += 1;
         self.meeting += subject.meetings();
-        let (axis, kind) = (Arc::clone(self.group.axis()), Arc::clone(&self.kinds[kind as usize]));
+        let (axis, name) = (Arc::clone(self.group.axis()), Arc::clone(&self.kinds[kind as usize]));
+        let mut of = None;
         self.progress.note(|activity| {
             let unit = activity.unit.clone();
-            activity.collective = Some(CollectiveActivity { axis, kind, sequence, unit, done: false });
+            of.clone_from(&unit);
+            activity.collective = Some(CollectiveActivity { axis, kind: name, sequence, unit, done: false });
         });
-        Visit { rank: self.rank, meeting, sequence, subject, deadline: self.group.deadline() }
+        let span = self.stream.begin(kind, sequence, payload_bytes, of, self.queue.carried_out());
+        let visit = Visit { rank: self.rank, meeting, sequence, subject, deadline: self.group.deadline() };
+        (visit, span)
     }
 
     /// Words of all ranks, behind all calls so far.
     fn words(&mut self, words: [usize; 2]) -> Result<(Visit, Vec<[usize; 2]>), CommError> {
-        let mut visit = self.begin(Collective::Barrier, Subject::Words);
+        let (mut visit, _) = self.begin(Collective::Barrier, Subject::Words, 0);
         self.queue.drain()?;
         visit.deadline = self.group.deadline();
         let words = self.group.words(&visit, words)?;
@@ -131,10 +139,11 @@ impl<D: Device> Communicator<D> for Threads<D> {
 
     fn start(&mut self, call: Call, block: Block<D>) -> Result<Pending<D>, CommError> {
         call.check(self.rank, self.size(), block.len())?;
-        self.audit.count(call.kind(), call.payload_bytes(block.len(), block.dtype()));
-        let (completion, pending) = Pending::under_way();
+        let payload_bytes = call.payload_bytes(block.len(), block.dtype());
+        self.audit.count(call.kind(), payload_bytes);
         let subject = Subject::Call { call, len: block.len(), dtype: block.dtype() };
-        let visit = self.begin(call.kind(), subject);
+        let (visit, span) = self.begin(call.kind(), subject, payload_bytes);
+        let (completion, pending) = Pending::traced(span);
         let (group, progress) = (Arc::clone(&self.group), self.progress.clone());
         self.queue.submit(Job { group, visit, call, block, completion, progress })?;
         Ok(pending)

@@ -12,6 +12,7 @@ use super::group::{Group, Visit};
 use crate::communicator::{Call, CommError};
 use crate::control::Progress;
 use crate::pending::Completion;
+use crate::trace::CarriedOut;
 
 /// A call that was started.
 pub(super) struct Job<D: Device> {
@@ -70,6 +71,14 @@ impl<D: Device> Queue<D> {
     /// The caller's own thread.
     pub(super) fn inline(device: D) -> Self {
         Queue::Inline(device)
+    }
+
+    /// Whose time a call takes.
+    pub(super) fn carried_out(&self) -> CarriedOut {
+        match self {
+            Queue::Background(..) => CarriedOut::InTheBackground,
+            Queue::Inline(_) => CarriedOut::ByTheCaller,
+        }
     }
 
     pub(super) fn submit(&self, job: Job<D>) -> Result<(), CommError> {

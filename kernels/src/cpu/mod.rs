@@ -93,6 +93,20 @@ impl Cpu {
         }
     }
 
+    /// Copies by all threads. What no cache will hold is written past the caches.
+    fn copy_bytes(&self, src: &[u8], dst: &mut [u8]) {
+        let is_large = dst.len() >= COPIED_PAST_CACHES_BYTES;
+        let copy = |src: &[u8], dst: &mut [u8]| match is_large {
+            true => simd::copy_past_caches(src, dst),
+            false => dst.copy_from_slice(src),
+        };
+        if dst.len() <= COPIED_BY_A_TASK_BYTES || self.num_threads() == 1 {
+            return copy(src, dst);
+        }
+        let tasks = dst.par_chunks_mut(COPIED_BY_A_TASK_BYTES).zip(src.par_chunks(COPIED_BY_A_TASK_BYTES));
+        self.run(|| tasks.for_each(|(dst, src)| copy(src, dst)));
+    }
+
     /// Runs `work` on the pool; nested calls stay on their thread.
     fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.pool.install(work)
@@ -125,7 +139,7 @@ impl Storage for Cpu {
     fn copy(&self, src: TensorRef<'_, Self>, dst: TensorMut<'_, Self>) -> Result<()> {
         self.begin("copy");
         src.expect_dtype("copy", "src", dst.dtype())?;
-        match_element!(src.dtype(), T => dst.into_slice::<T>().copy_from_slice(src.as_slice()));
+        self.copy_bytes(src.as_bytes(), dst.into_bytes());
         Ok(())
     }
 
@@ -152,6 +166,12 @@ impl Storage for Cpu {
         self.begin(cost.op);
     }
 }
+
+/// From here on a copy is read again, if at all, when it has left the caches of a core and its neighbours.
+const COPIED_PAST_CACHES_BYTES: usize = 64 << 20;
+
+/// Amortises the task.
+const COPIED_BY_A_TASK_BYTES: usize = 1 << 20;
 
 /// Compiles an expression for the best instruction set of this machine. Every function that it calls must be
 /// `#[inline(always)]`, or that function is compiled for the baseline, where `f32::mul_add` is a library call.

@@ -151,7 +151,7 @@ pub(super) const KEYS: &[Key] = &[
 
     key("log.every_steps", "integer", "10", Free, "Steps between log lines."),
     key("log.tensorboard", "boolean", "true", Free, "Write event files."),
-    key("log.trace_steps", "string", "\"\"", Free, "Not yet: \"10..12\", a Chrome trace per rank."),
+    key("log.trace_steps", "string", "\"\"", Free, "First and last step of which every rank writes a Chrome trace, as in \"10..12\"; at most 100."),
 
     key("determinism.mesh_invariant", "boolean", "false", Identity, "Bit-equal losses and weights for every data-parallel mesh; needs powers of two and some memory."),
 ];

@@ -257,4 +257,6 @@ pub struct Log {
     pub every_steps: u64,
     /// Whether event files are written.
     pub tensorboard: bool,
+    /// First and last step of which every rank writes a trace.
+    pub trace_steps: Option<[u64; 2]>,
 }

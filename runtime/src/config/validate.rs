@@ -43,7 +43,7 @@ pub(super) fn validate(root: &Section<'_>, ranks: Ranks) -> Result<Config> {
         checkpoint: checkpoint(&root.sub("checkpoint")?, &lengths)?,
         init: init(&root.sub("init")?)?,
         eval: eval(&root.sub("eval")?, &data)?,
-        log: log(&root.sub("log")?)?,
+        log: log(&root.sub("log")?, training.steps)?,
         determinism: Determinism { mesh_invariant },
         model,
         data,
@@ -61,10 +61,6 @@ fn not_yet(root: &Section<'_>) -> Result<()> {
     let training = root.sub("training")?;
     if training.given("batch_ramp") {
         return Err(training.not_yet("batch_ramp", "the batch is training.global_batch from the first step"));
-    }
-    let log = root.sub("log")?;
-    if log.string("trace_steps")?.is_some() {
-        return Err(log.not_yet("trace_steps", "no traces are written; hint: leave it empty"));
     }
     Ok(())
 }
@@ -198,9 +194,32 @@ fn eval(section: &Section<'_>, data: &Data) -> Result<Eval> {
     })
 }
 
-fn log(section: &Section<'_>) -> Result<Log> {
+/// Steps of a trace: what a viewer still shows, and memory for its events.
+const MOST_TRACED: u64 = 100;
+
+fn log(section: &Section<'_>, steps: u64) -> Result<Log> {
     Ok(Log {
         every_steps: section.integer("every_steps", 1..=MOST)?.unwrap_or(10),
         tensorboard: section.boolean("tensorboard")?.unwrap_or(true),
+        trace_steps: trace_steps(section, steps)?,
     })
+}
+
+fn trace_steps(section: &Section<'_>, steps: u64) -> Result<Option<[u64; 2]>> {
+    const KEY: &str = "trace_steps";
+    let Some(text) = section.string(KEY)? else { return Ok(None) };
+    let step = |text: &str| text.parse::<u64>().ok().filter(|step| (1..=MOST).contains(step));
+    let range = text.split_once("..").and_then(|(first, last)| Some([step(first)?, step(last)?]));
+    match range.filter(|[first, last]| first <= last && last - first < MOST_TRACED) {
+        None => Err(section.wrong(
+            KEY,
+            &format!(
+                "\"\" or the first and the last step, counted from 1, as in \"10..12\"; at most {MOST_TRACED}"
+            ),
+        )),
+        Some([first, _]) if first > steps => {
+            Err(section.conflict(KEY, &format!("the run ends after step {steps}; hint: trace earlier steps")))
+        }
+        range => Ok(range),
+    }
 }

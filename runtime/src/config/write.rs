@@ -125,12 +125,17 @@ pub(super) fn sections(config: &Config) -> Vec<SectionText> {
             vec![
                 ("every_steps", integer(log.every_steps)),
                 ("tensorboard", Value::Boolean(log.tensorboard)),
-                ("trace_steps", string("")),
+                ("trace_steps", trace_steps(log.trace_steps)),
             ],
         ),
         section("determinism", vec![("mesh_invariant", Value::Boolean(determinism.mesh_invariant))]),
     ];
     sections
+}
+
+/// "10..12", or nothing.
+fn trace_steps(steps: Option<[u64; 2]>) -> Value {
+    string(&steps.map_or_else(String::new, |[first, last]| format!("{first}..{last}")))
 }
 
 fn model(model: &ModelConfig) -> Vec<(&'static str, Value)> {

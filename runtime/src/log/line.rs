@@ -16,7 +16,7 @@ impl StepRecord {
     /// step     120/2000  tokens 245.8k  loss 3.41234 (z +0.3)  grad 0.81  lr 3.00e-4  1.02 s/step  2.0k tokens/s  ...
     /// ```
     ///
-    /// The z-loss is shown if there is one; the gradient norm's z-score and the wait for data when they
+    /// The z-loss is shown if there is one, the exposed communication if there are several ranks; the gradient norm's z-score and the wait for data when they
     /// are large; MFU with its convention and peak where the peak is known, else the speed alone.
     pub fn line(&self) -> String {
         let z = |z: Option<f64>| z.map_or_else(|| "   -".to_owned(), |z| format!("{z:>+4.1}"));
@@ -37,6 +37,9 @@ impl StepRecord {
         fields.push(format!("{:>6}/step", units::period(self.step_s)));
         if self.data_wait_s > NOTABLE_WAIT * self.step_s {
             fields.push(format!("data wait {:.0}%", 100.0 * self.data_wait_s / self.step_s));
+        }
+        if let Some(share) = self.exposed_communication {
+            fields.push(format!("exposed comm {:>2.0}%", 100.0 * share));
         }
         fields.push(format!("{:>4} tokens/s", units::rate(self.tokens_per_s)));
         fields.push(self.speed());
@@ -91,6 +94,7 @@ pub(crate) mod tests {
             lr: 3e-4,
             step_s: 1.0204,
             data_wait_s: 0.001,
+            exposed_communication: None,
             tokens_per_s: 2007.1,
             flops_per_token: 75.2e6,
             flops_convention: "6N+12Lhs".to_owned(),
@@ -121,6 +125,7 @@ pub(crate) mod tests {
             grad_norm: f32::INFINITY,
             grad_norm_z: Some(12.34),
             data_wait_s: 0.5102,
+            exposed_communication: Some(0.0712),
             gflop_per_s: 3.2e6,
             mfu: Some(Mfu { value: 0.4044, peak_gflop_per_s: 7.912e6 }),
             skipped: 2,
@@ -130,7 +135,7 @@ pub(crate) mod tests {
         assert_eq!(
             step.line(),
             "step     120/2000  tokens 245.8k  loss     NaN (z    -)  z-loss 1.50e-3  grad  inf (z +12.3)  \
-             lr 3.00e-4  1.02 s/step  data wait 50%  2.0k tokens/s  \
+             lr 3.00e-4  1.02 s/step  data wait 50%  exposed comm  7%  2.0k tokens/s  \
              3.20 PFLOP/s  MFU 40.4% (6N+12Lhs of 7.91 PFLOP/s)  mem 512 MiB of 512 MiB planned  skipped 2  eta -"
         );
     }

@@ -1,4 +1,4 @@
-//! What a run tells about itself: the log line, `metrics.jsonl`, TensorBoard, and the statistics behind them.
+//! What a run tells about itself: the log line, `metrics.jsonl`, TensorBoard, traces, and the statistics behind them.
 //! The records' fields, units and formulas: `docs/metrics.md`.
 
 pub mod clock;
@@ -9,6 +9,7 @@ pub mod number;
 pub mod record;
 pub mod statistics;
 pub mod tensorboard;
+pub mod trace;
 pub mod units;
 
 pub use logger::Logger;

@@ -63,6 +63,9 @@ pub struct StepRecord {
     /// Of these, seconds in which the step waited for data.
     #[serde(with = "number")]
     pub data_wait_s: f64,
+    /// Share of `step_s` in which the compute thread of rank 0 waited for collectives; `None` for one rank.
+    #[serde(with = "number::option")]
+    pub exposed_communication: Option<f64>,
     /// Tokens per second of all ranks together, without evaluation and checkpoints.
     #[serde(with = "number")]
     pub tokens_per_s: f64,

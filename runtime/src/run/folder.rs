@@ -84,6 +84,11 @@ impl RunFolder {
         self.dir.join("tb")
     }
 
+    /// `traces/step-A..B/rank-N.json`; created by its writer.
+    pub fn trace(&self, [first, last]: [u64; 2], rank: usize) -> PathBuf {
+        self.dir.join("traces").join(format!("step-{first}..{last}")).join(format!("rank-{rank}.json"))
+    }
+
     /// `checkpoints/`.
     pub fn checkpoints(&self) -> PathBuf {
         self.dir.join("checkpoints")

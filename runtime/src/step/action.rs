@@ -100,6 +100,23 @@ impl Action {
         Self::NAMES[self.index()]
     }
 
+    /// The micro-batch it works on.
+    pub fn micro_batch(&self) -> Option<usize> {
+        match *self {
+            Action::Load { micro_batch }
+            | Action::Forward { micro_batch, .. }
+            | Action::Loss { micro_batch }
+            | Action::Backward { micro_batch, .. }
+            | Action::Fold { micro_batch, .. }
+            | Action::Collect { micro_batch, .. } => Some(micro_batch),
+            Action::Gather { .. }
+            | Action::Release { .. }
+            | Action::Reduce { .. }
+            | Action::Norm
+            | Action::Update { .. } => None,
+        }
+    }
+
     /// The unit it works on.
     pub fn unit(&self) -> Option<usize> {
         match *self {

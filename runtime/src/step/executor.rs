@@ -1,6 +1,7 @@
 //! Runs a list of actions: one arm of one `match` per kind of action.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tisserand_collectives::{Axes, Axis, Communicator, Progress};
 use tisserand_kernels::ops::adamw::{self, AdamwParams};
@@ -103,6 +104,11 @@ impl Notes {
         let unit = action.unit().map(|unit| Arc::clone(&self.units[unit]));
         self.progress.note(|activity| (activity.action, activity.unit) = (Some(name), unit));
     }
+
+    fn trace(&self, action: Action, begin: Option<Instant>) {
+        let unit = action.unit().map(|unit| Arc::clone(&self.units[unit]));
+        self.progress.trace().end_action(begin, action.name(), unit, action.micro_batch());
+    }
 }
 
 impl<D: Device> Executor<D> {
@@ -194,7 +200,9 @@ impl<D: Device> Executor<D> {
         for i in 0..self.actions.len() {
             self.notes.note(self.actions[i]);
             before(self.actions[i]);
+            let begin = self.notes.progress.trace().begin();
             self.run(self.actions[i], micro_batches)?;
+            self.notes.trace(self.actions[i], begin);
         }
         Ok(())
     }

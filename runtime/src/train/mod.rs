@@ -15,6 +15,7 @@ pub mod report;
 pub mod saving;
 pub mod setup;
 pub(crate) mod start;
+mod tracing;
 pub mod trainer;
 
 pub use setup::{DeviceChoice, TrainOptions};

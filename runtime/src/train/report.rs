@@ -14,6 +14,7 @@ use crate::log::{
 };
 use crate::plan::Plan;
 use crate::run::{RunFolder, State, Status, StatusFile};
+use crate::train::tracing::Written;
 use tisserand_kernels::ops::step_scalars::StepScalars;
 
 /// The convention of the FLOPs in the log line, see [`crate::plan::ModelFlops`].
@@ -32,6 +33,8 @@ pub struct Report {
     memory_planned_bytes: u64,
     tokens_per_step: u64,
     data_wait: Duration,
+    /// Time that steps waited for other ranks; `None` where there are none.
+    exposed_communication: Option<Duration>,
 }
 
 impl Report {
@@ -69,6 +72,7 @@ impl Report {
             memory_planned_bytes: plan.arena_bytes as u64,
             tokens_per_step: config.tokens_per_step(),
             data_wait: Duration::ZERO,
+            exposed_communication: (config.mesh.dp() * config.mesh.tp > 1).then_some(Duration::ZERO),
         };
         if let Some(file) = &report.status_file {
             file.write(&report.status)?;
@@ -115,6 +119,13 @@ impl Report {
         self.data_wait += time;
     }
 
+    /// Time that a step waited for its collectives.
+    pub fn waited_for_collectives(&mut self, time: Duration) {
+        if let Some(sum) = &mut self.exposed_communication {
+            *sum += time;
+        }
+    }
+
     /// Shows where the run is, on a terminal only.
     pub fn progress(&self, step: u64) {
         let loss = self.status.loss.map_or_else(String::new, |loss| format!("loss {loss:.4}"));
@@ -136,6 +147,8 @@ impl Report {
         let steps_left = self.status.total_steps - step;
         let eta_s = self.meter.eta_s(steps_left * self.tokens_per_step);
         let tokens_per_s = interval.tokens_per_s();
+        let interval_s = interval.step_s() * interval.steps as f64;
+        let exposed = self.exposed_communication.as_mut().map(std::mem::take);
         let record = StepRecord {
             step,
             total_steps: self.status.total_steps,
@@ -148,6 +161,7 @@ impl Report {
             lr,
             step_s: interval.step_s(),
             data_wait_s: std::mem::take(&mut self.data_wait).as_secs_f64() / interval.steps.max(1) as f64,
+            exposed_communication: exposed.map(|waited| waited.as_secs_f64() / interval_s),
             tokens_per_s,
             flops_per_token: self.flops_per_token,
             flops_convention: FLOPS_CONVENTION.to_owned(),
@@ -181,6 +195,19 @@ impl Report {
         let written = self.tensorboard.as_mut().map_or(Ok(()), |tensorboard| tensorboard.eval(&record));
         self.tolerate(written);
         self.append(&Record::Eval(record));
+    }
+
+    /// A trace was written, or could not be.
+    pub(super) fn traced(&self, written: Result<Written>) {
+        match written {
+            Err(error) => self.tolerate(Err(error)),
+            Ok(Written { path, lost: 0 }) => {
+                self.logger.line(&format!("trace {}: open it in ui.perfetto.dev", path.display()));
+            }
+            Ok(Written { path, lost }) => {
+                self.logger.warn(&format!("trace {}: {lost} events found no room", path.display()));
+            }
+        }
     }
 
     /// A save began; training stood still for `stall_s`.

@@ -12,6 +12,7 @@ use super::corpus::batch_shape;
 use super::report::{self, Report};
 use super::saving::{self, Saving};
 use super::setup::Run;
+use super::tracing::Tracing;
 use crate::checkpoint::{self, Crew};
 use crate::config::PlanCheck;
 use crate::data::{Loader, LoaderConfig, StepBatch};
@@ -48,6 +49,7 @@ pub struct Trainer {
     loader: Loader,
     saving: Saving,
     report: Report,
+    tracing: Tracing,
     time_limit: TimeLimit,
     longest_step_s: f64,
     /// Training stood still for so long when the save under way began.
@@ -92,8 +94,9 @@ impl Trainer {
         let crew = Crew::new(Arc::clone(&run.control));
         let saving = Saving::new(&run.config, &run.folder, run.tokenizer.clone(), crew)?;
         let time_limit = TimeLimit::new(run.config.run.max_minutes, run.started);
-        let names = Doing::NAMES.map(Into::into);
-        Ok(Trainer { run, names, loader, saving, report, time_limit, longest_step_s: 0.0, stall_s: 0.0 })
+        let (names, tracing) = (Doing::NAMES.map(Into::into), Tracing::new(&run));
+        let (longest_step_s, stall_s) = (0.0, 0.0);
+        Ok(Trainer { run, names, loader, saving, report, tracing, time_limit, longest_step_s, stall_s })
     }
 
     fn note(&self, doing: Doing) {
@@ -139,7 +142,11 @@ impl Trainer {
         let run = &mut self.run;
         let step = run.state.step + 1;
         let inputs = step_inputs(run, step, valid_tokens);
+        let waited = self.tracing.trace().waited();
+        self.tracing.begin(step);
         run.engine.train(&inputs, &batch.micro_batches)?;
+        let is_traced = self.tracing.end(step);
+        self.report.waited_for_collectives(self.tracing.trace().waited() - waited);
         if let Some(after_first_step) = run.after_first_step.take() {
             after_first_step();
         }
@@ -150,6 +157,14 @@ impl Trainer {
         run.state.consumed_tokens += training.global_batch as u64 * training.seq_len as u64;
         self.report.at(step, run.state.consumed_tokens);
         self.report.progress(step);
+        if is_traced { self.write_trace() } else { Ok(()) }
+    }
+
+    /// Writes the trace of the steps so far. Collectives that outlast their step belong to it.
+    fn write_trace(&mut self) -> Result<()> {
+        self.run.engine.settle()?;
+        let written = self.tracing.write();
+        self.report.traced(written);
         Ok(())
     }
 
@@ -286,6 +301,9 @@ impl Trainer {
     /// The checkpoint of the last step; its failure is the run's.
     fn final_checkpoint(&mut self) -> Result<()> {
         self.report.saving();
+        if self.tracing.has_steps() {
+            self.write_trace()?;
+        }
         self.save_weights(self.run.state.step)?;
         self.checkpoint()?;
         if let Some(saved) = self.saving.wait() {

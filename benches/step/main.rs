@@ -6,6 +6,7 @@
 //! A step is what the trainer's step is: micro-batch in, forward, loss, backward, clipping, AdamW, in an
 //! arena of the planned size. Tokens are random. `--profile` adds where the time goes, by op.
 
+#[path = "../reference/mod.rs"]
 mod reference;
 
 use std::error::Error;
