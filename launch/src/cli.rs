@@ -70,8 +70,8 @@ pub struct Train {
     /// Print nothing but errors
     #[arg(long, short)]
     pub quiet: bool,
-    /// Train on N ranks that are threads of this process; the section mesh says how they share the work. Not for processes
-    /// that mpirun or srun started, which know how many they are
+    /// Train on N ranks that are threads of this process; the section mesh says how they share the work. Not for
+    /// processes that mpirun or srun started, which know how many they are
     #[arg(long, value_name = "N", value_parser = count::<1024>)]
     pub ranks: Option<usize>,
 }

@@ -1,6 +1,6 @@
 //! A training run from its run file to its exit code, on one rank. Nothing here is generic over devices.
 //!
-//! - [`setup`]: folder, lock, plan, engine; [`corpus`]: data; [`start`]: where the weights come from.
+//! - [`setup`]: folder, lock, plan, engine; [`corpus`]: data; `start`: where the weights come from.
 //! - [`trainer`]: the loop over steps.
 //! - [`saving`]: snapshots of the engine and the checkpoints written from them.
 //! - [`report`]: what a run tells while it runs: log line, metrics, TensorBoard, status.
