@@ -1,16 +1,18 @@
 //! Calls and payload bytes of a training step against the formulas of `docs/communication.md`: every data-parallel
-//! mesh, ZeRO stage and number of micro-steps, as planned and as run.
+//! mesh, ZeRO stage and number of micro-steps, and tensor parallelism with each of them, as planned and as run.
 
 mod support {
     pub(crate) mod mesh;
 }
 
-use support::mesh::{GLOBAL_BATCH, Spread, fixture, train};
+use support::mesh::{GLOBAL_BATCH, SEQ_LEN, Spread, fixture, train};
 use tisserand_collectives::{Audit, Axis, Collective};
 use tisserand_kernels::DType;
 use tisserand_runtime::hf_config;
 use tisserand_runtime::model::Transformer;
 use tisserand_runtime::model::block::Recompute;
+use tisserand_runtime::parallel::TpRank;
+use tisserand_runtime::params::Group;
 
 /// Elements of a chunk: slices are whole chunks.
 const CHUNK: usize = 1024;
@@ -84,12 +86,40 @@ impl Formulas<'_> {
         audit
     }
 
+    fn along_tp(&self) -> Audit {
+        let mut audit = Audit::default();
+        let Spread { tp, dp_shard: d, zero, recompute, compute, micro_batch, .. } = self.spread;
+        if tp == 1 {
+            return audit;
+        }
+        let (m, tokens) = (self.spread.micro_steps(), micro_batch * SEQ_LEN);
+        let activations = tokens * self.model.config.hidden_size * compute.size_bytes();
+        let again = usize::from(recompute == Recompute::Full);
+        let blocks = self.model.blocks.len();
+        let mut count = |times: usize, kind, bytes| (0..times).for_each(|_| audit.count(kind, bytes));
+        // Embedding, blocks, head; the last terms are those of the backward pass.
+        count(m * (1 + blocks * (2 + again + 2) + 1), Collective::ReduceScatter, activations);
+        count(m * (1 + blocks * (2 + 2 * again + 4) + 1), Collective::AllGather, activations);
+        // The vocabulary of a fixture is one chunk.
+        count(m, Collective::AllReduce, 4 * tokens);
+        count(m, Collective::AllReduce, 8 * tokens);
+        let reduced = if zero >= 2 && d > 1 { m } else { 1 };
+        for unit in &self.model.units {
+            for group in [Group::Vectors, Group::Copies] {
+                let len = unit.groups[group as usize].padded_len(d);
+                count(if len > 0 { reduced } else { 0 }, Collective::AllReduce, 4 * len);
+            }
+        }
+        count(1, Collective::AllReduce, 4);
+        audit
+    }
+
     /// By axis.
     fn traffic(&self) -> [Audit; 3] {
         Axis::ALL.map(|axis| match axis {
             Axis::DpReplicate => self.along_dp_replicate(),
             Axis::DpShard => self.along_dp_shard(),
-            Axis::Tp => Audit::default(),
+            Axis::Tp => self.along_tp(),
         })
     }
 }
@@ -115,16 +145,37 @@ fn spreads() -> Vec<Spread> {
 
 /// Each of [`spreads`] with a model and these types and order of sums.
 fn check(name: &str, compute: DType, reduce: DType, mesh_invariant: bool) {
+    let with = |spread| Spread { compute, reduce, mesh_invariant, ..spread };
+    check_each(name, spreads().into_iter().map(with));
+}
+
+fn check_each(name: &str, spreads: impl Iterator<Item = Spread>) {
     let folder = fixture(name);
-    let model = Transformer::new(hf_config::read(&folder.join("config.json")).unwrap());
-    for spread in spreads() {
-        let spread = Spread { compute, reduce, mesh_invariant, ..spread };
+    let config = hf_config::read(&folder.join("config.json")).unwrap();
+    for spread in spreads {
+        // Every rank along `tp` has as much, if not the same.
+        let model = Transformer::sharded(config.clone(), TpRank { size: spread.tp, rank: 0 });
         let expected = Formulas { model: &model, spread }.traffic();
         let (_, seen) = train(&folder, spread, 1);
         for (rank, seen) in seen.iter().enumerate() {
             assert_eq!(seen.plan.traffic, expected, "planned for rank {rank} of {name}, {spread:?}");
             assert_eq!(seen.traffic, expected, "seen by rank {rank} of {name}, {spread:?}");
         }
+    }
+}
+
+#[test]
+fn tensor_parallel() {
+    for name in ["llama-tiny", "qwen2-window-tied", "qwen3-tiny"] {
+        let meshes = [[1, 1, 2, 0], [1, 2, 2, 3], [2, 1, 2, 1], [2, 2, 2, 2], [1, 1, 4, 0], [1, 2, 4, 3]];
+        let modes = [Recompute::None, Recompute::Selective, Recompute::Full];
+        let spreads = meshes.into_iter().flat_map(|[r, s, tp, zero]| {
+            [(1, DType::F32), (2, DType::Bf16)].into_iter().flat_map(move |(micro_batch, compute)| {
+                let spread = Spread::one().mesh(r, s, tp, zero as u8);
+                modes.map(|recompute| Spread { micro_batch, compute, recompute, ..spread })
+            })
+        });
+        check_each(name, spreads);
     }
 }
 
