@@ -88,8 +88,20 @@ fn assert_reported(run: &Run, mesh: Mesh, fault: Fault, ended: &Ended, cause: &s
     assert!(error.contains(cause), "{what}: {stderr}");
     assert!(rows[fault.rank].contains("failed: ") && rows[fault.rank].contains(cause), "{what}: {stderr}");
     // In a step an action with its unit; between steps what is done there.
-    let doing =
-        ["embedding", "block", "head", "norm", "start", "load", "count tokens", "validate", "save", "agree"];
+    let doing = [
+        "embedding",
+        "block",
+        "head",
+        "load",
+        "loss",
+        "norm",
+        "start",
+        "wait for data",
+        "count tokens",
+        "validate",
+        "save",
+        "agree",
+    ];
     for (rank, row) in rows.iter().enumerate() {
         assert!(rank == fault.rank || row.contains("running"), "{what}: {stderr}");
         let [axis, state] = [["dp_shard ", "dp_replicate "], ["(waiting)", "(done)"]];

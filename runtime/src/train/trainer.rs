@@ -30,7 +30,7 @@ struct Agreement {
 /// What a rank does outside of the actions of a step, for the table after a failure.
 #[derive(Clone, Copy)]
 enum Doing {
-    Load,
+    WaitForData,
     CountTokens,
     Validate,
     Save,
@@ -38,7 +38,7 @@ enum Doing {
 }
 
 impl Doing {
-    const NAMES: [&str; 5] = ["load", "count tokens", "validate", "save", "agree"];
+    const NAMES: [&str; 5] = ["wait for data", "count tokens", "validate", "save", "agree"];
 }
 
 /// A run under way.
@@ -133,7 +133,7 @@ impl Trainer {
 
     /// One training step.
     fn step(&mut self) -> Result<()> {
-        self.note(Doing::Load);
+        self.note(Doing::WaitForData);
         let waiting = Instant::now();
         let batch: StepBatch = self.loader.next()?;
         self.report.waited_for_data(waiting.elapsed());
