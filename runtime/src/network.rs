@@ -97,7 +97,7 @@ impl<D: Device> Network<D> {
 
     /// Copies a micro-batch to the device.
     pub fn load(&mut self, micro_batch: &MicroBatch) -> Result<()> {
-        Ok(self.inputs.batch.upload(&self.ctx, micro_batch)?)
+        self.inputs.batch.upload(&self.ctx, micro_batch)
     }
 
     /// Waits until a unit is whole, and begins to gather the one that is used after it.
@@ -171,7 +171,7 @@ impl<D: Device> Network<D> {
     /// Empty key-value caches for every block.
     pub fn caches(&self, capacity: usize) -> Result<Vec<KvCache<D>>> {
         let cache = |block: &crate::model::block::Block| {
-            Ok(KvCache::new(&self.ctx, &block.attention, self.inputs.dtype, capacity)?)
+            KvCache::new(&self.ctx, &block.attention, self.inputs.dtype, capacity)
         };
         self.model.blocks.iter().map(cache).collect()
     }

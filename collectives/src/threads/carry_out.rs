@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tisserand_kernels::ops::elementwise;
 use tisserand_kernels::{Block, Device, TensorRef};
 
-use super::group::{Group, Parts, Visit};
+use super::group::Group;
 use super::mailbox::Letter;
+use super::meeting::{Parts, Visit};
 use super::note_end;
 use super::queue::Job;
 use crate::communicator::{Call, CommError, ReduceOp};

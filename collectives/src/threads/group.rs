@@ -8,16 +8,16 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tisserand_kernels::{Block, DType, Device};
+use tisserand_kernels::{Block, Device};
 
 use super::mailbox::Mailbox;
-use crate::communicator::{Call, CommError};
-use crate::control::Failure;
+use super::meeting::{Lent, Meeting, Parts, Visit};
+use crate::communicator::CommError;
 
 /// What all groups of one program share.
 pub(super) struct World<D: Device> {
-    timeout: Duration,
-    groups: Mutex<Vec<Weak<Group<D>>>>,
+    pub(super) timeout: Duration,
+    pub(super) groups: Mutex<Vec<Weak<Group<D>>>>,
     error: Mutex<Option<CommError>>,
 }
 
@@ -36,16 +36,16 @@ impl<D: Device> World<D> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The ranks of one axis.
 pub(super) struct Group<D: Device> {
-    axis: Arc<str>,
+    pub(super) axis: Arc<str>,
     /// Their numbers in the world, for messages.
-    members: Vec<usize>,
-    world: Arc<World<D>>,
+    pub(super) members: Vec<usize>,
+    pub(super) world: Arc<World<D>>,
     state: Mutex<State<D>>,
     changed: Condvar,
 }
@@ -56,109 +56,10 @@ pub(super) struct State<D: Device> {
     error: Option<CommError>,
     /// Number of the meeting at the front.
     first: u64,
-    meetings: VecDeque<Meeting<D>>,
+    pub(super) meetings: VecDeque<Meeting<D>>,
     /// Groups split off, by the number of the meeting and the color.
     children: HashMap<(u64, usize), Weak<Group<D>>>,
     pub(super) mail: Mailbox<D>,
-}
-
-/// Parts of a block, by rank.
-pub(super) type Parts<D> = Vec<Option<Block<D>>>;
-
-/// What ranks must agree on, and what they left for each other.
-struct Meeting<D: Device> {
-    /// What each rank came for, once it has come.
-    subjects: Vec<Option<Subject>>,
-    /// Parts handed over: by receiver, then giver.
-    handed: Vec<Parts<D>>,
-    /// Parts on their way back: by owner, then by who had them.
-    returned: Vec<Parts<D>>,
-    /// How many of its parts each rank has handed over and not got back.
-    awaited: Vec<usize>,
-    /// Parts lent to all, by owner.
-    lent: Vec<Option<Arc<Block<D>>>>,
-    words: Vec<[usize; 2]>,
-    /// Ranks that have read what was lent.
-    served: usize,
-    /// Ranks that have left.
-    left: usize,
-}
-
-/// What ranks of one meeting must agree on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Subject {
-    Call { call: Call, len: usize, dtype: DType },
-    Words,
-}
-
-impl Subject {
-    /// How often ranks meet for it.
-    pub(super) fn meetings(&self) -> u64 {
-        match self {
-            Subject::Call { call: Call::Send { .. } | Call::Recv { .. }, .. } => 0,
-            _ => 1,
-        }
-    }
-}
-
-impl std::fmt::Display for Subject {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Subject::Words => f.write_str("barrier or split"),
-            Subject::Call { call, len, dtype } => {
-                write!(f, "{} of {len} {dtype}", call.kind().name())?;
-                match call {
-                    Call::AllReduce(op) | Call::ReduceScatter(op) => write!(f, " ({op:?})"),
-                    Call::Broadcast { root } => write!(f, " from {root}"),
-                    _ => Ok(()),
-                }
-            }
-        }
-    }
-}
-
-impl<D: Device> Meeting<D> {
-    fn new(size: usize) -> Self {
-        let parts = || (0..size).map(|_| (0..size).map(|_| None).collect()).collect();
-        Meeting {
-            subjects: vec![None; size],
-            handed: parts(),
-            returned: parts(),
-            awaited: vec![0; size],
-            lent: (0..size).map(|_| None).collect(),
-            words: vec![[0; 2]; size],
-            served: 0,
-            left: 0,
-        }
-    }
-
-    fn is_complete(&self) -> bool {
-        self.subjects.iter().all(Option::is_some)
-    }
-
-    /// Ranks of the group that have not come.
-    fn absent(&self) -> Vec<usize> {
-        (0..self.subjects.len()).filter(|&rank| self.subjects[rank].is_none()).collect()
-    }
-
-    /// The first two ranks that came for different things.
-    fn difference(&self) -> Option<[(usize, Subject); 2]> {
-        let mut ranks = self.subjects.iter().flatten().copied().enumerate();
-        let first = ranks.next()?;
-        Some([first, ranks.find(|(_, subject)| *subject != first.1)?])
-    }
-}
-
-/// One rank's visit of one meeting.
-#[derive(Clone, Copy)]
-pub(super) struct Visit {
-    pub(super) rank: usize,
-    /// Number of the meeting in its group.
-    pub(super) meeting: u64,
-    /// Number of the call, for messages.
-    pub(super) sequence: u64,
-    pub(super) subject: Subject,
-    pub(super) deadline: Instant,
 }
 
 impl<D: Device> Group<D> {
@@ -234,7 +135,7 @@ impl<D: Device> Group<D> {
         visit: &Visit,
         lent: Option<Arc<Block<D>>>,
         parts: Parts<D>,
-    ) -> Result<(Vec<Option<Arc<Block<D>>>>, Parts<D>), CommError> {
+    ) -> Result<(Lent<D>, Parts<D>), CommError> {
         let me = visit.rank;
         self.arrive(visit, |meeting| {
             meeting.lent[me] = lent;
@@ -331,66 +232,6 @@ impl<D: Device> Group<D> {
             state.first += 1;
         }
         taken
-    }
-
-    /// Ranks of the world that wait in this group for others, and for whom.
-    fn waits(&self) -> (Vec<usize>, Vec<usize>) {
-        let state = self.state();
-        let Some(meeting) = state.meetings.iter().find(|meeting| !meeting.is_complete()) else {
-            return (Vec::new(), Vec::new());
-        };
-        let absent = meeting.absent();
-        let member = |rank: usize| self.members[rank];
-        let waiting = (0..self.size()).filter(|rank| !absent.contains(rank)).map(member).collect::<Vec<_>>();
-        // A meeting that nobody has come to has nobody waiting.
-        if waiting.is_empty() {
-            (Vec::new(), Vec::new())
-        } else {
-            (waiting, absent.into_iter().map(member).collect())
-        }
-    }
-
-    /// Ranks of the world that others wait for, in whatever group, and that wait for nobody themselves. All ranks
-    /// make the same calls in the same order, so once all that can go on has, the others are at least where the
-    /// late one is, and none of its own calls waits.
-    fn culprits(&self) -> Vec<usize> {
-        let groups: Vec<_> = lock(&self.world.groups).iter().filter_map(Weak::upgrade).collect();
-        let (mut waiting, mut awaited) = (Vec::new(), Vec::new());
-        for group in groups {
-            let (here, for_whom) = group.waits();
-            waiting.extend(here);
-            awaited.extend(for_whom);
-        }
-        awaited.retain(|rank| !waiting.contains(rank));
-        awaited.sort_unstable();
-        awaited.dedup();
-        awaited
-    }
-
-    /// A call of the rank `waiting` ended at its deadline because of the ranks `late`, both of this group. They may
-    /// be late because others are.
-    pub(super) fn late_ranks(
-        &self,
-        waiting: usize,
-        subject: &dyn std::fmt::Display,
-        sequence: u64,
-        late: Vec<usize>,
-    ) -> CommError {
-        let names = |ranks: &[usize]| ranks.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-        let late: Vec<usize> = late.into_iter().map(|rank| self.members[rank]).collect();
-        let mut cause = format!(
-            "late: rank {} waited {:.0} s (run.collective_timeout_s) in {} #{sequence}, {subject}, for rank {}",
-            self.members[waiting],
-            self.world.timeout.as_secs_f64(),
-            self.axis,
-            names(&late),
-        );
-        let culprits = self.culprits();
-        let first = culprits.iter().find(|rank| late.contains(rank)).or(culprits.first());
-        if !culprits.is_empty() && !culprits.iter().any(|rank| late.contains(rank)) {
-            cause += &format!(", which waits as well, in the end for rank {}", names(&culprits));
-        }
-        Failure::fault(first.or(late.first()).copied().unwrap_or(self.members[waiting]), cause).into()
     }
 
     /// The number in the world of a rank of this group.

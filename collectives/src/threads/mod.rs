@@ -8,7 +8,9 @@
 
 mod carry_out;
 mod group;
+mod late;
 mod mailbox;
+mod meeting;
 mod queue;
 
 use std::sync::Arc;
@@ -16,7 +18,8 @@ use std::time::Duration;
 
 use tisserand_kernels::{Block, Device};
 
-use self::group::{Group, Subject, Visit, World};
+use self::group::{Group, World};
+use self::meeting::{Subject, Visit};
 use self::queue::{Job, Queue};
 use crate::communicator::{Call, CommError, Communicator};
 use crate::control::{CollectiveActivity, Failure, Progress};

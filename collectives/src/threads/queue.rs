@@ -8,7 +8,8 @@ use std::thread;
 use tisserand_kernels::{Block, Device};
 
 use super::carry_out;
-use super::group::{Group, Visit};
+use super::group::Group;
+use super::meeting::Visit;
 use crate::communicator::{Call, CommError};
 use crate::control::Progress;
 use crate::pending::Completion;
