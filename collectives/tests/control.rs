@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{each_rank, worlds};
+use support::{each_rank, impatient, worlds};
 use tisserand_collectives::control::Combine;
 use tisserand_collectives::{Channel, Failure};
 
@@ -213,5 +213,34 @@ fn a_thread_that_panics_is_a_death_that_all_hear_of() {
             failures.extend(handles.into_iter().filter_map(|handle| handle.join().ok()));
         });
         assert_eq!(failures, vec![Failure::fault(last, "died: panicked"); last], "{name}");
+    }
+}
+
+/// A rank that lives and hangs, in a file system, say, between two collectives.
+#[test]
+fn a_rank_that_does_not_come_to_a_round_in_a_step_is_late_and_named() {
+    const PATIENCE: Duration = Duration::from_millis(300);
+    for (name, late) in [("memory", 0), ("memory", 2), ("tcp", 0), ("tcp", 2)] {
+        let failures = each_rank(impatient(name, 3, PATIENCE), |plane| {
+            // Before the first step nobody is late.
+            if plane.rank() == late {
+                std::thread::sleep(2 * PATIENCE);
+            }
+            plane.barrier(Channel::Step).unwrap();
+            plane.progress().note(|activity| activity.step = 1);
+            plane.barrier(Channel::Step).unwrap();
+            let came = Instant::now();
+            if plane.rank() == late {
+                std::thread::sleep(6 * PATIENCE);
+            } else {
+                let failure = plane.barrier(Channel::Step).unwrap_err();
+                assert!(came.elapsed() < 4 * PATIENCE, "{name}, rank {late}: {:?}", came.elapsed());
+                assert!(failure.cause.contains("run.collective_timeout_s"), "{name}: {failure}");
+            }
+            plane.failure().unwrap()
+        });
+        assert!(failures.iter().all(|failure| *failure == failures[0]), "{name}: {failures:?}");
+        assert_eq!((failures[0].rank, failures[0].exit_code), (late, 1), "{name}: {}", failures[0]);
+        assert!(failures[0].cause.starts_with("late: rank "), "{name}: {}", failures[0]);
     }
 }

@@ -177,7 +177,7 @@ pub fn on_threads<R: Send>(
 
 /// How long a rank waits for the others between collectives. Those come to their own end first, and know better who
 /// is late.
-fn patience(collective_timeout: Duration) -> Duration {
+pub(crate) fn patience(collective_timeout: Duration) -> Duration {
     collective_timeout.mul_f64(1.25)
 }
 

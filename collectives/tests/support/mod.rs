@@ -17,9 +17,21 @@ pub(crate) fn worlds() -> Vec<(&'static str, World)> {
 /// A world by its name.
 pub(crate) fn again(name: &str, size: usize) -> World {
     match name {
-        "memory" => Memory::new(size).into_iter().map(|plane| Box::new(plane) as _).collect(),
-        _ => tcp(size).into_iter().map(|plane| Box::new(plane) as _).collect(),
+        "memory" => boxed(Memory::new(size)),
+        _ => boxed(tcp(size)),
     }
+}
+
+/// A world whose ranks wait for each other for so long only, once steps have begun.
+pub(crate) fn impatient(name: &str, size: usize, patience: Duration) -> World {
+    match name {
+        "memory" => boxed(Memory::with_patience(size, patience)),
+        _ => boxed(met(size, Some(patience))),
+    }
+}
+
+fn boxed(planes: Vec<impl ControlPlane + 'static>) -> World {
+    planes.into_iter().map(|plane| Box::new(plane) as _).collect()
 }
 
 /// Runs `body` once a rank, each in a thread that owns its plane; what they return, by rank.
@@ -41,17 +53,22 @@ pub(crate) fn meeting(rank: usize, world_size: usize, port: u16) -> Rendezvous {
         secret: Secret::new(b"of the tests"),
         timeout: Duration::from_secs(20),
         dead_after: Rendezvous::DEAD_AFTER,
+        patience: None,
     }
 }
 
 /// Ranks that have met on a free port.
 pub(crate) fn tcp(world_size: usize) -> Vec<Tcp> {
+    met(world_size, None)
+}
+
+fn met(world_size: usize, patience: Option<Duration>) -> Vec<Tcp> {
     let listener = Listener::bind(0).unwrap();
     let port = listener.port();
+    let meeting = |rank| Rendezvous { patience, ..meeting(rank, world_size, port) };
     let joined: Vec<Result<Tcp, Failure>> = std::thread::scope(|scope| {
-        let root = scope.spawn(move || listener.accept(&meeting(0, world_size, port)));
-        let others =
-            (1..world_size).map(|rank| scope.spawn(move || Tcp::connect(&meeting(rank, world_size, port))));
+        let root = scope.spawn(|| listener.accept(&meeting(0)));
+        let others = (1..world_size).map(|rank| scope.spawn(move || Tcp::connect(&meeting(rank))));
         let ranks: Vec<_> = std::iter::once(root).chain(others).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     });

@@ -32,7 +32,7 @@ use watch::Watch;
 use crate::device::{Link, Place};
 use crate::env;
 use crate::ranks::Ranks;
-use crate::world::attempt;
+use crate::world::{attempt, patience};
 
 /// How long ranks wait for each other at the start, if `run.collective_timeout_s` is not shorter.
 const MEETING_MAX: Duration = Duration::from_secs(180);
@@ -96,6 +96,7 @@ fn meet(ranks: &Ranks, config: &Config) -> Result<Tcp> {
         secret: Secret::new(secret),
         timeout: deadline.saturating_duration_since(Instant::now()),
         dead_after: Rendezvous::DEAD_AFTER,
+        patience: Some(patience(Duration::from_secs_f64(config.run.collective_timeout_s))),
     };
     if ranks.rank == 0 {
         // The port first: a second launch into this folder fails here, and leaves the secret of the first alone.

@@ -23,6 +23,9 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 /// Rank 0 may have started after this rank, and waits as long as this one for the others.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// The patience of these ranks, over that of rank 0.
+const LONGER: f64 = 1.25;
+
 pub(super) fn dial(meeting: &Rendezvous) -> Result<Tcp, Failure> {
     let stream = call(meeting)?;
     await_start(meeting, &stream)?;
@@ -31,7 +34,10 @@ pub(super) fn dial(meeting: &Rendezvous) -> Result<Tcp, Failure> {
         let hint = "hint: limit of threads (ulimit -u)";
         Failure::fault(meeting.rank, format!("cannot serve the connection to rank 0: {error}; {hint}"))
     })?;
+    // Rank 0 sees which ranks have come, so it is to speak first, unless it is the late one.
+    let patience = meeting.patience.map(|patience| patience.mul_f64(LONGER));
     let member = Member::new(meeting.rank, meeting.world_size, inbox, progress, Arc::new(spoke));
+    let member = member.with_patience(patience);
     Ok(Tcp { member, refused: Vec::new() })
 }
 

@@ -77,7 +77,8 @@ impl Listener {
         let root = Root::new(meeting.world_size, &inbox, &progress);
         let route = Arc::new(Arc::clone(&root));
         // Dropped on the way out, it says goodbye to those who came.
-        let member = Member::new(0, meeting.world_size, inbox, progress, route);
+        let member =
+            Member::new(0, meeting.world_size, inbox, progress, route).with_patience(meeting.patience);
         let mut refused = Vec::new();
         let met =
             self.gather(meeting, &root, &mut refused).and_then(|()| root.start(meeting).map_err(no_thread));

@@ -57,6 +57,9 @@ pub struct Rendezvous {
     pub timeout: Duration,
     /// A rank of which nothing is heard for this long is dead. See [`Rendezvous::DEAD_AFTER`].
     pub dead_after: Duration,
+    /// Once a rank has noted its first step, a round of [`Channel::Step`](super::Channel::Step) that some rank does
+    /// not come to for so long is that rank's failure. `None`: ranks wait for each other for ever.
+    pub patience: Option<Duration>,
 }
 
 impl Rendezvous {

@@ -190,6 +190,10 @@ impl Route for Arc<Root> {
         }
     }
 
+    fn late(&self, key: Key, waited: &str) -> Option<Failure> {
+        self.hub.late(0, key, waited)
+    }
+
     fn fail(&self, failure: Failure) {
         self.hub.fail(self.blame(0, failure));
     }

@@ -153,6 +153,11 @@ impl Route for Arc<Spoke> {
         }
     }
 
+    /// Rank 0 would have said so if another were late.
+    fn late(&self, key: Key, waited: &str) -> Option<Failure> {
+        Some(Failure::fault(0, format!("late: rank {} waited {waited} in {key}, for rank 0", self.rank)))
+    }
+
     /// Rank 0 answers with the failure that was the first.
     fn fail(&self, failure: Failure) {
         self.outbox.send(&Message::Fail(failure));
