@@ -107,8 +107,7 @@ fn two_ranks_trace_what_the_step_lists() {
         }
         // Events of a thread follow each other.
         for thread in threads.keys().filter(|thread| **thread > 0) {
-            let mut spans: Vec<_> =
-                events.iter().filter(|event| event["tid"] == *thread).map(span).collect();
+            let mut spans: Vec<_> = events.iter().filter(|event| event["tid"] == *thread).map(span).collect();
             spans.sort_unstable();
             assert!(spans.windows(2).all(|pair| pair[0][1] <= pair[1][0]), "thread {thread}: {spans:?}");
         }

@@ -267,9 +267,8 @@ impl<D: Device> Group<D> {
         self.until(visit, |meeting| {
             meeting.awaited[me] == 0 && (meeting.lent[me].is_none() || meeting.served == self.size())
         })?;
-        let (lent, returned) = self.leave(visit, |meeting| {
-            (meeting.lent[me].take(), std::mem::take(&mut meeting.returned[me]))
-        });
+        let (lent, returned) =
+            self.leave(visit, |meeting| (meeting.lent[me].take(), std::mem::take(&mut meeting.returned[me])));
         Ok((lent.map(|part| Arc::into_inner(part).expect("every reader has dropped its clone")), returned))
     }
 

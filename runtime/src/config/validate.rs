@@ -216,7 +216,9 @@ fn trace_steps(section: &Section<'_>, steps: u64) -> Result<Option<[u64; 2]>> {
     match range.filter(|[first, last]| first <= last && last - first < MOST_TRACED) {
         None => Err(section.wrong(
             KEY,
-            &format!("\"\" or the first and the last step, counted from 1, as in \"10..12\"; at most {MOST_TRACED}"),
+            &format!(
+                "\"\" or the first and the last step, counted from 1, as in \"10..12\"; at most {MOST_TRACED}"
+            ),
         )),
         Some([first, _]) if first > steps => {
             Err(section.conflict(KEY, &format!("the run ends after step {steps}; hint: trace earlier steps")))

@@ -51,7 +51,12 @@ impl Clocks {
 /// The file of one rank: an array with one event per line.
 pub fn chrome(rank: usize, clocks: Clocks, steps: &[StepSpan], kept: &Kept) -> String {
     let mut events: Vec<(Instant, Value)> = Vec::with_capacity(steps.len() + kept.events.len());
-    let complete = |name: String, category: &str, thread: usize, begin: Instant, end: Instant, args: Value| {
+    let complete = |name: String,
+                    category: &str,
+                    thread: usize,
+                    begin: Instant,
+                    end: Instant,
+                    args: Value| {
         let (ts, dur) = (clocks.timestamp_us(begin), (end - begin).as_nanos() as f64 / 1e3);
         json!({
             "name": name, "cat": category, "ph": "X", "pid": rank, "tid": thread, "ts": ts, "dur": dur, "args": args,
@@ -65,7 +70,8 @@ pub fn chrome(rank: usize, clocks: Clocks, steps: &[StepSpan], kept: &Kept) -> S
     for event in &kept.events {
         let Event { what, end, .. } = event;
         let mut begin = event.begin;
-        let title = event.unit.as_ref().map_or(event.name.to_owned(), |unit| format!("{} {unit}", event.name));
+        let title =
+            event.unit.as_ref().map_or(event.name.to_owned(), |unit| format!("{} {unit}", event.name));
         let mut args = serde_json::Map::new();
         if let Some(unit) = &event.unit {
             args.insert("unit".to_owned(), json!(**unit));
