@@ -2,10 +2,14 @@
 //! `benches/peers/torch_step.py`.
 //!
 //! `cargo bench --bench step -- [--threads 2] [--steps 8] [--profile] [--json]`
+//! `cargo bench --bench step -- --ranks 2 [--threads 1] [--zero Z] [--micro-steps 1] [--invariant] [...]`
+//!
+//! With `--ranks` see [`ranks`].
 //!
 //! A step is what the trainer's step is: micro-batch in, forward, loss, backward, clipping, AdamW, in an
 //! arena of the planned size. Tokens are random. `--profile` adds where the time goes, by op.
 
+mod ranks;
 #[path = "../reference/mod.rs"]
 mod reference;
 
@@ -35,7 +39,14 @@ const LAYERS: usize = 6;
 const WARM_UP_STEPS: usize = 2;
 
 struct Options {
-    threads: usize,
+    /// Of each rank; by default 2 of one rank alone, 1 of several.
+    threads: Option<usize>,
+    /// Several ranks beside one.
+    ranks: Option<usize>,
+    /// The one stage to be measured.
+    zero: Option<u8>,
+    micro_steps: usize,
+    invariant: bool,
     steps: usize,
     profile: bool,
     json: bool,
@@ -43,7 +54,16 @@ struct Options {
 
 impl Options {
     fn from_command_line() -> Result<Self, Box<dyn Error>> {
-        let mut options = Options { threads: 2, steps: 8, profile: false, json: false };
+        let mut options = Options {
+            threads: None,
+            ranks: None,
+            zero: None,
+            micro_steps: 1,
+            invariant: false,
+            steps: 8,
+            profile: false,
+            json: false,
+        };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             let mut number = || -> Result<usize, Box<dyn Error>> {
@@ -51,7 +71,11 @@ impl Options {
                 Ok(value.parse::<usize>().map_err(|e| format!("{argument} {value}: {e}"))?)
             };
             match argument.as_str() {
-                "--threads" => options.threads = number()?,
+                "--threads" => options.threads = Some(number()?),
+                "--ranks" => options.ranks = Some(number()?.max(1)),
+                "--zero" => options.zero = Some(u8::try_from(number()?.min(3))?),
+                "--micro-steps" => options.micro_steps = number()?.max(1),
+                "--invariant" => options.invariant = true,
                 "--steps" => options.steps = number()?.max(1),
                 "--profile" => options.profile = true,
                 "--json" => options.json = true,
@@ -66,24 +90,27 @@ impl Options {
 fn main() -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     let options = Options::from_command_line()?;
-    let device = Cpu::new(options.threads)?;
+    if let Some(ranks) = options.ranks {
+        return ranks::compare(&options, ranks);
+    }
+    let device = Cpu::new(options.threads.unwrap_or(2))?;
     let device = if options.profile { device.profiled() } else { device };
     let model = Transformer::new(model_config());
     let num_parameters = model.num_parameters();
-    let step = step_config();
+    let step = step_config(Sharding::single(), 1);
     let arena_bytes = plan::train(Cpu::CAPS, &model, &step, SEQ, Workspace::None)?.arena_bytes;
     let ctx = Context::new(device.clone(), arena_bytes)?;
     let mut engine: Box<dyn Engine> =
         Box::new(Executor::new(ctx, model, step, Axes::single(&device), Progress::default())?);
     engine.initialize(0)?;
     engine.set_scalars(&StepScalars::default())?;
-    let batch = [micro_batch()];
+    let batch = [micro_batch(0)];
     let start_s = started.elapsed().as_secs_f64();
 
     let mut count = 0;
     let mut run = || -> Result<StepScalars, Box<dyn Error>> {
         count += 1;
-        engine.train(&step_inputs(count), &batch)?;
+        engine.train(&step_inputs(count, 1), &batch)?;
         Ok(engine.scalars()?)
     };
     for _ in 0..WARM_UP_STEPS {
@@ -165,7 +192,7 @@ impl Measured {
             "tokens_per_s": median, "tokens_per_s_min": min, "tokens_per_s_max": max,
             "step_s": TOKENS as f64 / median, "cpu_s": self.cpu_s, "gflop_per_s": self.gflop_per_s(),
             "start_s": self.start_s, "arena_bytes": self.arena_bytes, "parameters": self.num_parameters,
-            "threads": options.threads, "steps": options.steps, "loss": self.loss, "ops": ops,
+            "threads": options.threads.unwrap_or(2), "steps": options.steps, "loss": self.loss, "ops": ops,
         })
     }
 }
@@ -224,10 +251,10 @@ fn model_config() -> ModelConfig {
     }
 }
 
-fn step_config() -> StepConfig {
+fn step_config(sharding: Sharding, micro_steps: usize) -> StepConfig {
     StepConfig {
         tokens: TOKENS,
-        micro_steps: 1,
+        micro_steps,
         positions: SEQ,
         dtypes: StateDTypes { compute: DType::F32, master: DType::F32, moments: DType::F32 },
         reduce: DType::F32,
@@ -241,13 +268,14 @@ fn step_config() -> StepConfig {
             grad_clip: Some(1.0),
             groups: Vec::new(),
         },
-        sharding: Sharding::single(),
+        sharding,
     }
 }
 
-/// Random tokens; each label is the token that follows.
-fn micro_batch() -> MicroBatch {
-    let token = |index: usize| philox::philox4x32([index as u32, 0, 0, 0], [7, 7])[0] % VOCAB as u32;
+/// Random tokens, others for each leaf; each label is the token that follows.
+fn micro_batch(leaf: usize) -> MicroBatch {
+    let token =
+        |index: usize| philox::philox4x32([index as u32, leaf as u32, 0, 0], [7, 7])[0] % VOCAB as u32;
     MicroBatch {
         tokens: (0..TOKENS).map(token).collect(),
         labels: (0..TOKENS).map(|index| token(index + 1) as i32).collect(),
@@ -257,10 +285,10 @@ fn micro_batch() -> MicroBatch {
     }
 }
 
-fn step_inputs(step: u32) -> StepScalars {
+fn step_inputs(step: u32, micro_batches: usize) -> StepScalars {
     StepScalars {
         lr: 3e-4,
-        loss_scale: 1.0 / TOKENS as f32,
+        loss_scale: 1.0 / (micro_batches * TOKENS) as f32,
         max_grad_norm: 1.0,
         beta1: 0.9,
         beta2: 0.95,

@@ -242,6 +242,20 @@ mod tests {
         assert!(text.contains(r#""loss":"inf""#) && text.contains(r#""z_loss":null"#), "{text}");
     }
 
+    /// The fields of a step stand in the page's table for it, in the same order.
+    #[test]
+    fn the_page_lists_the_fields_of_a_step() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
+        let page = fs::read_to_string(page).unwrap();
+        let table =
+            page.split("### `\"type\": \"step\"`").nth(1).unwrap().split("**z-score.**").next().unwrap();
+        let listed = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let listed: Vec<&str> = listed.filter(|field| !field.contains('.')).collect();
+        let record = serde_json::to_value(Record::Step(example())).unwrap();
+        let fields = record.as_object().unwrap().keys().map(String::as_str);
+        assert_eq!(listed, fields.filter(|field| *field != "type").collect::<Vec<_>>());
+    }
+
     #[test]
     fn nan_is_written_as_a_string() {
         let dir = tempfile::tempdir().unwrap();
