@@ -17,6 +17,7 @@ pub mod output;
 pub mod processes;
 pub mod ranks;
 pub mod signals;
+pub mod threads;
 pub mod world;
 
 use std::process::ExitCode;

@@ -1,5 +1,5 @@
-//! The ranks of a run: threads of this process, which are started and joined here, or processes, of which this is
-//! one (`processes`). When one fails tells why, once.
+//! The ranks of a run: threads of this process ([`threads`](crate::threads)), or processes, of which this is one
+//! (`processes`); and what both do when one fails.
 
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tisserand_collectives::control::{self, ControlPlane, Failure, Memory, RankReport};
-use tisserand_collectives::threads;
+use tisserand_collectives::control::{self, ControlPlane, Failure, RankReport};
 use tisserand_runtime::config::Config;
-use tisserand_runtime::{Error, Result, run};
+use tisserand_runtime::run::{self, RunFolder};
+use tisserand_runtime::train::report;
+use tisserand_runtime::{Error, Result};
 
-use crate::device::{self, Link, Place};
+use crate::device::Place;
 use crate::ranks::{Ranks, Source};
 
 /// Where the ranks of a run are.
@@ -61,7 +62,7 @@ impl World {
         }
     }
 
-    /// Runs `body` on this process's rank, or on all of them; see [`on_threads`] and `processes::join`.
+    /// Runs `body` on this process's rank, or on all of them; see [`threads::join`](crate::threads::join) and `processes::join`.
     ///
     /// # Errors
     /// Of a rank.
@@ -76,7 +77,7 @@ impl World {
                 if matches!(ranks.source, Source::Script { .. }) {
                     eprintln!("warning: {}", ranks.describe());
                 }
-                on_threads(threads, &Terms::of(config), body)
+                crate::threads::join(threads, &Terms::of(config), body)
             }
             #[cfg(feature = "mpi")]
             World::Processes => crate::processes::join(ranks, config, body),
@@ -124,95 +125,27 @@ pub struct Terms {
     pub timeout: Duration,
     /// Where the report of a failure is kept, if anywhere.
     pub run_dir: Option<PathBuf>,
+    /// The key `run.group`.
+    pub group: Option<String>,
 }
 
 impl Terms {
     /// Those of a run.
     pub fn of(config: &Config) -> Self {
         let timeout = Duration::from_secs_f64(config.run.collective_timeout_s);
-        Terms { timeout, run_dir: Some(config.run.dir.clone()) }
+        Terms { timeout, run_dir: Some(config.run.dir.clone()), group: config.run.group.clone() }
     }
 
     /// Those of a command that leaves nothing behind.
     pub fn passing() -> Self {
-        Terms { timeout: Duration::from_secs(600), run_dir: None }
+        Terms { timeout: Duration::from_secs(600), run_dir: None, group: None }
     }
-}
-
-/// Runs `body` on every rank and returns what it returns on rank 0. If a rank fails, all end, a table of what
-/// each was doing goes to standard error and to the run folder, and the failure is the result.
-pub fn on_threads<R: Send>(
-    ranks: usize,
-    terms: &Terms,
-    body: impl Fn(Place, Arc<dyn ControlPlane>) -> Result<R> + Sync,
-) -> Result<R> {
-    if ranks == 1 {
-        let control = control::Alone::default();
-        let place = Place { progress: control.progress().clone(), ..Place::alone() };
-        return body(place, Arc::new(control));
-    }
-    let seats = || threads::seats(ranks, terms.timeout).into_iter();
-    let links = seats().zip(seats());
-    let ended: Vec<Ended<R>> = std::thread::scope(|scope| {
-        let start = |(rank, ((world, inner), control)): (usize, _)| {
-            let body = &body;
-            let control: Arc<dyn ControlPlane> = Arc::new(control);
-            let name = format!("rank-{rank}");
-            let run = move || {
-                wake_on_failure(control.as_ref(), [&world, &inner]);
-                let progress = control.progress().clone();
-                let link = Link::Threads([world, inner]);
-                let (cores, notices) = (device::cores(ranks), Vec::new());
-                let place = Place { local_rank: rank, cores, link, progress, notices };
-                guard(control.as_ref(), || body(place, Arc::clone(&control)))
-            };
-            std::thread::Builder::new().name(name).spawn_scoped(scope, run)
-        };
-        let threads: Vec<_> =
-            links.zip(Memory::with_patience(ranks, patience(terms.timeout))).enumerate().map(start).collect();
-        threads.into_iter().map(|thread| Ended::join(thread)).collect()
-    });
-    conclude(terms, ended)
 }
 
 /// How long a rank waits for the others between collectives. Those come to their own end first, and know better who
 /// is late.
 pub(crate) fn patience(collective_timeout: Duration) -> Duration {
     collective_timeout.mul_f64(1.25)
-}
-
-/// A failure ends the collectives that wait.
-fn wake_on_failure(control: &dyn ControlPlane, seats: [&threads::Seat<tisserand_kernels::Cpu>; 2]) {
-    for aborter in seats.map(threads::Seat::aborter) {
-        control.on_failure(Box::new(move |failure| aborter(failure)));
-    }
-}
-
-/// How a rank ended.
-struct Ended<R> {
-    result: Result<R>,
-    /// The failure that ended the run, if one did: the same at all ranks.
-    failure: Option<Failure>,
-    /// What every rank was doing, if it fell to this one to say so.
-    reports: Option<Vec<RankReport>>,
-}
-
-impl<R> Ended<R> {
-    fn join(thread: std::io::Result<std::thread::ScopedJoinHandle<'_, Ended<R>>>) -> Self {
-        let failed = |error: Error| Ended { result: Err(error), failure: None, reports: None };
-        match thread {
-            Ok(thread) => thread.join().unwrap_or_else(|panic| failed(Error::panicked(panic.as_ref()))),
-            Err(error) => failed(Error::fault(format!("cannot start the thread of a rank: {error}"))),
-        }
-    }
-}
-
-/// Runs a rank's part. Its error, or its panic, is told to all ranks.
-fn guard<R>(control: &dyn ControlPlane, body: impl FnOnce() -> Result<R>) -> Ended<R> {
-    let result = attempt(body);
-    let Err(error) = &result else { return Ended { result, failure: None, reports: None } };
-    control.fail(error.failure(control.rank()));
-    Ended { result, failure: control.failure(), reports: control.report() }
 }
 
 /// Runs a rank's part; a panic becomes its error.
@@ -240,25 +173,16 @@ pub(crate) fn tell(
     }
 }
 
-/// The result of rank 0, or the first cause of the failure.
-fn conclude<R>(terms: &Terms, mut ended: Vec<Ended<R>>) -> Result<R> {
-    let reports = ended.iter_mut().find_map(|rank| rank.reports.take());
-    let Some(failure) = ended.iter().find_map(|rank| rank.failure.clone()) else {
-        // Nobody failed, but for threads that could not be started.
-        let results: Result<Vec<R>> = ended.into_iter().map(|rank| rank.result).collect();
-        return results?.into_iter().next().ok_or_else(|| Error::fault("a run needs at least one rank"));
-    };
-    let own = |rank: &Ended<R>| rank.result.as_ref().is_err_and(Error::is_own);
-    // What all ranks came to by themselves, a loss that diverges, say, is nobody's death; and rank 0 speaks for
-    // itself without its name.
-    let agreed = ended.iter().all(own);
-    let speaks = agreed || (failure.exit_code != 1 && ended.first().is_some_and(own));
-    let first = ended.into_iter().next().and_then(|rank| rank.result.err()).filter(|_| speaks);
-    let error = first.unwrap_or(Error::Peer(failure));
-    if let Some(reports) = reports.filter(|_| !agreed) {
-        tell(terms, &error, &reports, error.exit_code(), "");
+/// Tells of a failure for a rank that does not: in one piece with the table, and in the run's status.
+pub(crate) fn tell_for_all(terms: &Terms, failure: &Failure, reports: &[RankReport], then: &str) {
+    tell(terms, failure, reports, failure.exit_code, &format!("error: {failure}\n{then}"));
+    // Before the first step the folder may be another job's, with a status of its own.
+    if reports.iter().any(|report| report.activity.step > 0)
+        && let Some(dir) = &terms.run_dir
+        && let Ok(folder) = RunFolder::open(dir, terms.group.as_deref())
+    {
+        report::failed(&folder, &Error::Peer(failure.clone()));
     }
-    Err(error)
 }
 
 #[cfg(test)]

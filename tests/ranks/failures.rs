@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use tisserand_collectives::Channel;
-use tisserand_launch::world;
+use tisserand_launch::{threads, world};
 use tisserand_runtime::config::Config;
 
 use crate::faulty::{self, Fault, How};
@@ -195,6 +195,25 @@ fn a_rank_that_is_late_is_named_with_where_it_was() {
     }
 }
 
+/// A thread that never comes back cannot be ended or joined.
+#[test]
+fn a_rank_that_hangs_for_ever_does_not_keep_the_others() {
+    for rank in [0, 3] {
+        let mesh = mesh(2, 2, 1);
+        let mut run = base().and(&["run.collective_timeout_s=1"]);
+        run.set_mesh(mesh);
+        let fault = Fault { rank, communicator: "reduce", step: 3, calls: 0, how: How::Sleep(600_000) };
+        let ended = ends(&run, mesh, fault, 1);
+        table(&ended.stderr, mesh, "hung");
+        let error = error_lines(&ended.stderr)[0];
+        assert!(error.starts_with(&format!("error: rank {rank}: late: rank ")), "{}", ended.stderr);
+        assert!(ended.stderr.contains("not all ranks ended within 5 s"), "{}", ended.stderr);
+        assert!(ended.after < Duration::from_secs(10), "{:?}", ended.after);
+        assert_eq!(run.status()["state"], "failed");
+        run.exits(0);
+    }
+}
+
 /// Not in a collective, but where the ranks agree about the next step.
 #[test]
 fn a_rank_that_is_late_between_collectives_is_named_too() {
@@ -203,7 +222,7 @@ fn a_rank_that_is_late_between_collectives_is_named_too() {
     let sets: Vec<String> = words[1..].chunks(2).map(|pair| pair[1].clone()).collect();
     let config = Config::load(words[0].as_ref(), &sets, Some(4), &|_| None).unwrap();
     let start = Instant::now();
-    let ended = world::on_threads(4, &world::Terms::of(&config), |_, control| {
+    let ended = threads::join(4, &world::Terms::of(&config), |_, control| {
         // Before the first step rank 0 may take its time.
         if control.rank() == 0 {
             std::thread::sleep(Duration::from_secs(2));

@@ -11,7 +11,7 @@ use tisserand_collectives::{
 };
 use tisserand_kernels::{Block, Context, Cpu};
 use tisserand_launch::device::{self, Link, Place};
-use tisserand_launch::world;
+use tisserand_launch::{threads, world};
 use tisserand_runtime::config::Config;
 use tisserand_runtime::engine::Engine;
 use tisserand_runtime::run::StopFlag;
@@ -127,7 +127,7 @@ fn train(path: &Path, sets: &[String], ranks: usize, fault: Fault) -> Result<u8>
         job_id: "local".to_owned(),
         ..TrainOptions::default()
     };
-    let outcome = world::on_threads(ranks, &world::Terms::of(&config), |place, control| {
+    let outcome = threads::join(ranks, &world::Terms::of(&config), |place, control| {
         let device = choose(&config, place, fault)?;
         train::train(config.clone(), options.clone(), device, control, StopFlag::new())
     })?;

@@ -13,7 +13,8 @@ use tisserand_runtime::tokenizer::Tokenizer;
 use tisserand_runtime::{Error, Result};
 
 use super::DONE;
-use crate::world::{self, Terms};
+use crate::threads;
+use crate::world::Terms;
 use crate::{cli, device, output};
 
 /// Prints the prompt and its continuation as it is generated.
@@ -36,7 +37,7 @@ pub(super) fn run(arguments: &cli::Generate) -> Result<u8> {
     let prompt = prompt_tokens(&tokenizer, &arguments.prompt)?;
     let capacity = capacity(prompt.len(), arguments.max_tokens)?;
     let mesh = mesh(arguments, &folder.config)?;
-    world::on_threads(arguments.ranks, &Terms::passing(), |place, control| {
+    threads::join(arguments.ranks, &Terms::passing(), |place, control| {
         let sharding = Sharding { mesh, rank: control.rank(), zero: 3, mesh_invariant: false };
         let mut decoder =
             device::decoder(arguments.threads, &folder, place, sharding, prompt.len(), capacity)?;

@@ -19,8 +19,6 @@ use std::time::{Duration, Instant};
 use tisserand_collectives::control::Tcp;
 use tisserand_collectives::{ControlPlane, Failure, mpi};
 use tisserand_runtime::config::Config;
-use tisserand_runtime::run::RunFolder;
-use tisserand_runtime::train::report;
 use tisserand_runtime::{Error, Result};
 
 use crate::world::{self, Terms};
@@ -74,10 +72,10 @@ impl Watch {
     /// Begins to watch over this process.
     pub(super) fn start(control: &Arc<Tcp>, config: &Config) -> Result<Self> {
         let shared = Arc::new(Shared::default());
-        let (watcher, weak, config) = (Arc::clone(&shared), Arc::downgrade(control), config.clone());
+        let (watcher, weak, terms) = (Arc::clone(&shared), Arc::downgrade(control), Terms::of(config));
         std::thread::Builder::new()
             .name("watch".to_owned())
-            .spawn(move || watch(&watcher, &weak, &config))
+            .spawn(move || watch(&watcher, &weak, &terms))
             .map_err(|error| Error::fault(format!("cannot start the thread that watches: {error}")))?;
         let on_failure = Arc::clone(&shared);
         control.on_failure(Box::new(move |failure: &Failure| {
@@ -110,7 +108,7 @@ impl Watch {
     }
 }
 
-fn watch(shared: &Shared, control: &Weak<Tcp>, config: &Config) {
+fn watch(shared: &Shared, control: &Weak<Tcp>, terms: &Terms) {
     let state =
         shared.wait_while(|state| state.failed.is_none() && state.panicked.is_none() && !state.dismissed);
     if state.dismissed {
@@ -127,19 +125,7 @@ fn watch(shared: &Shared, control: &Weak<Tcp>, config: &Config) {
         return;
     };
     if let Some(reports) = control.report() {
-        world::tell(
-            &Terms::of(config),
-            &failure,
-            &reports,
-            failure.exit_code,
-            &format!("error: {failure}\n"),
-        );
-        // Before the first step the folder may be another job's, with a status of its own.
-        if reports.iter().any(|report| report.activity.step > 0)
-            && let Ok(folder) = RunFolder::open(&config.run.dir, config.run.group.as_deref())
-        {
-            report::failed(&folder, &Error::Peer(failure.clone()));
-        }
+        world::tell_for_all(terms, &failure, &reports, "");
     }
     let left = |until: Duration| (known + until).saturating_duration_since(Instant::now());
     let ended = shared.changed.wait_timeout_while(shared.state(), left(GRACE), |state| !state.ended);
