@@ -2,14 +2,7 @@
 
 use std::fs;
 
-/// The name of this host, as `hostname` prints it.
-pub fn host_name() -> String {
-    match nix::unistd::gethostname() {
-        Ok(name) => name.to_string_lossy().into_owned(),
-        // Fails only where the kernel has none; a name is still needed for locks and tables.
-        Err(_) => "localhost".to_owned(),
-    }
-}
+pub use tisserand_collectives::control::host_name;
 
 /// What tells process ids apart beyond the host name: the boot (ids start over) and the namespace of
 /// process ids (containers). `None` where the system has no `/proc`.
