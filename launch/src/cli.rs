@@ -94,7 +94,7 @@ pub struct Plan {
     /// What to plan.
     #[command(flatten)]
     pub run_file: RunFile,
-    /// Plan for N ranks; sizes of [mesh] that are "auto" follow
+    /// Plan for N ranks; sizes of the mesh that are "auto" follow
     #[arg(long, value_name = "N", value_parser = count::<1_048_576>, conflicts_with = "nodes")]
     pub ranks: Option<usize>,
     /// Plan for N nodes, with as many ranks each as --gpus-per-node or the profile says
@@ -126,7 +126,7 @@ pub struct Eval {
     /// Print one JSON object per validation set
     #[arg(long)]
     pub json: bool,
-    /// Evaluate on N ranks that are threads of this process, on the run file's [mesh]; processes: under mpirun
+    /// Evaluate on N ranks that are threads of this process, on the run file's mesh; processes: under mpirun
     #[arg(long, value_name = "N", value_parser = count::<1024>)]
     pub ranks: Option<usize>,
 }

@@ -1,7 +1,7 @@
 //! The ranks of a run as threads of this process. When one fails, all end, and why is told once.
 //!
 //! A thread that hangs cannot be ended, and joining it would hang too. So once a rank has failed the others have
-//! [`GRACE`] to come to their end; then a thread of its own tells, and ends the process with what still runs. Nothing
+//! `GRACE` to come to their end; then a thread of its own tells, and ends the process with what still runs. Nothing
 //! is lost with it: after a failure nothing is saved, and a save under way is a folder that the next start clears away.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

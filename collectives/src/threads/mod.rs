@@ -2,7 +2,9 @@
 //! tests of meshes. Blocks are combined where they lie; nothing is staged.
 //!
 //! - here: a rank's end, which implements [`Communicator`];
-//! - `group`: where ranks meet, call by call, and hand each other parts of their blocks;
+//! - `group`: where ranks meet, call by call (`meeting`), and hand each other parts of their blocks; `late`: who is
+//!   to blame when one does not come;
+//! - `mailbox`: what is sent from one rank to another;
 //! - `carry_out`: what each call does with them;
 //! - `queue`: the thread on which a rank's calls are carried out while it computes.
 
