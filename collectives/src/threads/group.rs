@@ -65,6 +65,9 @@ pub(super) struct State<D: Device> {
 /// Parts of a block, by rank.
 pub(super) type Parts<D> = Vec<Option<Block<D>>>;
 
+/// What each rank lends to all.
+pub(super) type Lent<D> = Vec<Option<Arc<Block<D>>>>;
+
 /// What ranks must agree on, and what they left for each other.
 struct Meeting<D: Device> {
     /// What each rank came for, once it has come.
@@ -76,7 +79,7 @@ struct Meeting<D: Device> {
     /// How many of its parts each rank has handed over and not got back.
     awaited: Vec<usize>,
     /// Parts lent to all, by owner.
-    lent: Vec<Option<Arc<Block<D>>>>,
+    lent: Lent<D>,
     words: Vec<[usize; 2]>,
     /// Ranks that have read what was lent.
     served: usize,
@@ -234,7 +237,7 @@ impl<D: Device> Group<D> {
         visit: &Visit,
         lent: Option<Arc<Block<D>>>,
         parts: Parts<D>,
-    ) -> Result<(Vec<Option<Arc<Block<D>>>>, Parts<D>), CommError> {
+    ) -> Result<(Lent<D>, Parts<D>), CommError> {
         let me = visit.rank;
         self.arrive(visit, |meeting| {
             meeting.lent[me] = lent;

@@ -2,9 +2,9 @@
 //! tests of meshes. Blocks are combined where they lie; nothing is staged.
 //!
 //! - here: a rank's end, which implements [`Communicator`];
-//! - [`group`](mod@group): where ranks meet, call by call, and hand each other parts of their blocks;
-//! - [`carry_out`]: what each call does with them;
-//! - [`queue`]: the thread on which a rank's calls are carried out while it computes.
+//! - `group`: where ranks meet, call by call, and hand each other parts of their blocks;
+//! - `carry_out`: what each call does with them;
+//! - `queue`: the thread on which a rank's calls are carried out while it computes.
 
 mod carry_out;
 mod group;
