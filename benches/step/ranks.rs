@@ -3,6 +3,8 @@
 //! ZeRO stage: tokens per second of both, the ratio (median of the pairs), processor seconds, the share of a step in
 //! which rank 0 waited for collectives, and what of each class the arena of a rank holds, in bytes per parameter.
 //!
+//! With `--profile` the ops of rank 0; while the other side has its turn, rank 0 stands behind a `download`.
+//!
 //! `--invariant` puts mesh-invariant ranks beside the same ranks without.
 
 use std::error::Error;
