@@ -30,6 +30,8 @@ fn processes_and_threads_of_one_mesh_are_bit_equal() {
         (MESHES[2], "precision.reduce=f32"),
         (MESHES[4], "precision.reduce=bf16"),
         (MESHES[5], "training.z_loss=1e-4"),
+        ((2, &["mesh.tp=2"]), "training.z_loss=1e-4"),
+        ((4, &["mesh.tp=2", "mesh.zero=3"]), "precision.reduce=bf16"),
     ] {
         let sets = ["training.global_batch=12", "training.micro_batch=1", set];
         let [by_threads, by_processes] = [threads, processes].map(|start| {
