@@ -23,13 +23,17 @@ const TENSOR_PARALLEL: [f64; 3] = [7e-7, 3e-6, 6e-5];
 /// those of biases of keys are: AdamW divides by their size. Measured 8.3e-6.
 const WEIGHTS_OF_ANY_MODEL: f64 = 3.5e-5;
 
+/// The larger one. `f64::max` would forget what is not a number.
+fn worse(a: f64, b: f64) -> f64 {
+    if a.is_nan() || a > b { a } else { b }
+}
+
 /// How far a run is from another: loss, gradients of the first step, weights after the last, each at its worst, with
 /// the names of the two tensors.
 fn distances(got: &Computed, want: &Computed) -> ([f64; 3], [String; 2]) {
     let relative = |a: f32, b: f32| f64::from((a - b).abs() / b.abs());
     let losses = got.losses.iter().zip(&want.losses).map(|(a, b)| relative(a[0], b[0]));
-    // Not `f64::max`, which forgets what is not a number.
-    let loss = losses.fold(0.0, |worst, loss| if loss <= worst { worst } else { loss });
+    let loss = losses.fold(0.0, worse);
     let (gradient, of) = distance(&got.gradients, &want.gradients);
     let (weights, at) = distance(&got.weights, &want.weights);
     ([loss, gradient, weights], [of, at])
@@ -168,8 +172,7 @@ fn the_full_product_agrees_with_one_rank() {
                         let spread = Spread { recompute, ..Spread::one().mesh(replicate, shard, tp, zero) };
                         let (got, seen) = train(&folder, spread, STEPS);
                         let (found, _) = distances(&got, &one);
-                        worst =
-                            std::array::from_fn(|i| if found[i] <= worst[i] { worst[i] } else { found[i] });
+                        worst = std::array::from_fn(|i| worse(worst[i], found[i]));
                         assert!(seen.iter().all(|rank| rank.traffic == rank.plan.traffic), "{spread:?}");
                         assert!(
                             seen.iter().all(|rank| rank.memory.high_water_bytes == rank.plan.arena_bytes),
