@@ -4,7 +4,10 @@ mod support {
     pub(crate) mod mesh;
 }
 
-use support::mesh::{Computed, Spread, distance, fixture, train};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use support::mesh::{Computed, GLOBAL_BATCH, Spread, distance, fixture, train};
 use tisserand_kernels::DType;
 use tisserand_runtime::model::block::Recompute;
 
@@ -139,6 +142,18 @@ fn tensor_parallel_meshes_agree_with_one_rank() {
     println!("worst distances with tp: losses {loss:.1e}, gradients {gradient:.1e}, weights {weights:.1e}");
 }
 
+/// The ways to spread `ranks` over dp_replicate × dp_shard.
+fn factors(ranks: usize) -> impl Iterator<Item = [usize; 2]> {
+    (1..=ranks)
+        .filter(move |replicate| ranks.is_multiple_of(*replicate))
+        .map(move |replicate| [replicate, ranks / replicate])
+}
+
+/// A batch that `ranks` data-parallel ranks share evenly, in two micro-steps or more where eight sequences allow it.
+fn shared_batch(ranks: usize) -> usize {
+    if GLOBAL_BATCH.is_multiple_of(ranks) { GLOBAL_BATCH } else { ranks * GLOBAL_BATCH.div_ceil(ranks) }
+}
+
 /// By hand: `cargo test --test meshes -- --ignored --nocapture`.
 #[test]
 #[ignore = "takes minutes: every admissible mesh of up to 8 ranks, stage and mode of recomputation, over the fixtures"]
@@ -158,26 +173,23 @@ fn the_full_product_agrees_with_one_rank() {
         let config: serde_json::Value =
             serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
         let of = |key: &str| config[key].as_u64().unwrap() as usize;
-        let cuts = [1, 2, 4, 8].into_iter().filter(|tp| {
+        let cuts = (1..=8).filter(|tp| {
             of("num_attention_heads").is_multiple_of(*tp) && of("intermediate_size").is_multiple_of(*tp)
         });
-        let (one, _) = train(&folder, Spread::one(), STEPS);
+        // By size of the batch.
+        let mut ones = BTreeMap::new();
         for tp in cuts {
             let mut bounds = if tp == 1 { DATA_PARALLEL } else { TENSOR_PARALLEL };
             bounds[2] = bounds[2].max(WEIGHTS_OF_ANY_MODEL);
             let (mut runs, mut worst) = (0, [0.0_f64; 3]);
-            for [replicate, shard] in data_parallel().into_iter().filter(|[r, s]| r * s * tp <= 8) {
-                for zero in 0..4 {
-                    for recompute in [Recompute::None, Recompute::Selective, Recompute::Full] {
-                        let spread = Spread { recompute, ..Spread::one().mesh(replicate, shard, tp, zero) };
-                        let (got, seen) = train(&folder, spread, STEPS);
-                        let (found, _) = distances(&got, &one);
+            for data_parallel in 1..=8 / tp {
+                let global_batch = shared_batch(data_parallel);
+                let alone = Spread { global_batch, ..Spread::one() };
+                let one = &*ones.entry(global_batch).or_insert_with(|| train(&folder, alone, STEPS).0);
+                for [replicate, shard] in factors(data_parallel) {
+                    for spread in stages_and_modes(alone.mesh(replicate, shard, tp, 0)) {
+                        let found = audited_distances(&folder, spread, one);
                         worst = std::array::from_fn(|i| worse(worst[i], found[i]));
-                        assert!(seen.iter().all(|rank| rank.traffic == rank.plan.traffic), "{spread:?}");
-                        assert!(
-                            seen.iter().all(|rank| rank.memory.high_water_bytes == rank.plan.arena_bytes),
-                            "{spread:?}"
-                        );
                         runs += 1;
                     }
                 }
@@ -192,6 +204,22 @@ fn the_full_product_agrees_with_one_rank() {
         }
     }
     assert!(beyond.is_empty(), "beyond the bounds: {beyond:?}");
+}
+
+/// A mesh with every ZeRO stage and mode of recomputation.
+fn stages_and_modes(mesh: Spread) -> impl Iterator<Item = Spread> {
+    let modes = [Recompute::None, Recompute::Selective, Recompute::Full];
+    (0..4).flat_map(move |zero| modes.into_iter().map(move |recompute| Spread { zero, recompute, ..mesh }))
+}
+
+/// How far a run is from one rank's; its traffic and memory are those planned.
+fn audited_distances(folder: &Path, spread: Spread, one: &Computed) -> [f64; 3] {
+    let (got, seen) = train(folder, spread, STEPS);
+    for rank in seen {
+        assert_eq!(rank.traffic, rank.plan.traffic, "{spread:?}");
+        assert_eq!(rank.memory.high_water_bytes, rank.plan.arena_bytes, "{spread:?}");
+    }
+    distances(&got, one).0
 }
 
 #[test]

@@ -24,7 +24,7 @@ use tisserand_runtime::plan::{self, Plan};
 use tisserand_runtime::step::state::pieces;
 use tisserand_runtime::step::{Executor, StateDTypes, StepConfig};
 
-/// Sequences of a step; up to eight data-parallel ranks share them.
+/// Sequences of a step, unless a test says otherwise: 1, 2, 4 or 8 data-parallel ranks share them.
 pub(crate) const GLOBAL_BATCH: usize = 8;
 pub(crate) const SEQ_LEN: usize = 24;
 
@@ -45,6 +45,7 @@ pub(crate) struct Spread {
     pub(crate) reduce: DType,
     pub(crate) compute: DType,
     pub(crate) micro_batch: usize,
+    pub(crate) global_batch: usize,
 }
 
 impl Spread {
@@ -60,6 +61,7 @@ impl Spread {
             reduce: DType::F32,
             compute: DType::F32,
             micro_batch: 1,
+            global_batch: GLOBAL_BATCH,
         }
     }
 
@@ -77,7 +79,7 @@ impl Spread {
     }
 
     pub(crate) fn micro_steps(&self) -> usize {
-        GLOBAL_BATCH / self.micro_batch / (self.dp_replicate * self.dp_shard)
+        self.global_batch / self.micro_batch / (self.dp_replicate * self.dp_shard)
     }
 
     /// The step of one rank.
@@ -223,7 +225,7 @@ fn train_rank(
     let mut computed = Computed::default();
     let mut traffic = [Audit::default(); 3];
     for step in 0..steps {
-        let leaves = GLOBAL_BATCH / spread.micro_batch;
+        let leaves = spread.global_batch / spread.micro_batch;
         let batch = |leaf| micro_batch(step, leaf, spread.micro_batch, config.vocab_size);
         let valid_tokens = (0..leaves).map(|leaf| batch(leaf).valid_tokens).sum();
         let batches: Vec<MicroBatch> = sharding.leaves(spread.micro_steps()).into_iter().map(batch).collect();
