@@ -1,0 +1,61 @@
+// The functions of kernels/src/math.rs with the same operations in the same order, hence the same bits as the CPU device.
+// Their formulas, errors and sources are told there.
+#pragma once
+
+#include "isa/isa.cuh"
+
+// e^x, error below 2 units in the last place; 0 below -87.3, infinity above 88.7, NaN kept.
+DEVICE f32 exp(f32 x) {
+    constexpr f32 LOG2_E = 1.44269504f, LN2_HIGH = 0.6933594f, LN2_LOW = -2.121944409e-4f;
+    const f32 clamped = x < -87.3f ? -87.3f : x > 88.7f ? 88.7f : x;
+    const f32 n = round_to_integer(clamped * LOG2_E);
+    const f32 r = fma(n, -LN2_LOW, fma(n, -LN2_HIGH, clamped));
+    f32 p = 1.9875691e-4f;
+    p = fma(p, r, 1.3981999e-3f);
+    p = fma(p, r, 8.333452e-3f);
+    p = fma(p, r, 4.1665796e-2f);
+    p = fma(p, r, 1.6666665e-1f);
+    p = fma(p, r, 0.5f);
+    const f32 series = fma(p, r * r, r) + 1.0f;
+    // n is small, so its sum with 1.5 · 2^23 has it in the low bits; of a NaN they are not used.
+    constexpr f32 SHIFT = 12582912.0f;
+    const i32 exponent = i32(bits_of(n + SHIFT) - bits_of(SHIFT));
+    const i32 half = exponent >> 1;
+    const f32 value = series * f32_of_bits(u32(half + 127) << 23) * f32_of_bits(u32(exponent - half + 127) << 23);
+    const f32 limited = x < -87.3f ? 0.0f : x > 88.7f ? infinity() : value;
+    return is_nan(x) ? x : limited;
+}
+
+// 1 / (1 + e^-x).
+DEVICE f32 sigmoid(f32 x) { return divide(1.0f, 1.0f + exp(-x)); }
+
+// Natural logarithm; ln(0) is -infinity, negative numbers give NaN, infinity and NaN are kept.
+DEVICE f32 ln(f32 x) {
+    constexpr f32 LN2_HIGH = 0.6933594f, LN2_LOW = -2.121944409e-4f, LEAST_NORMAL = 1.17549435e-38f;
+    constexpr f32 TWO_TO_23 = 8388608.0f;
+    constexpr u32 SQRT_HALF_BITS = 0x3f3504f3u;
+    const bool subnormal = x < LEAST_NORMAL;
+    const u32 bits = bits_of(subnormal ? x * TWO_TO_23 : x);
+    const i32 exponent = i32(bits - SQRT_HALF_BITS) >> 23;
+    const f32 r = f32_of_bits(bits - (u32(exponent) << 23)) - 1.0f;
+    const f32 e = f32(exponent) - (subnormal ? 23.0f : 0.0f);
+    f32 p = 7.0376836e-2f;
+    p = fma(p, r, -1.151461e-1f);
+    p = fma(p, r, 1.1676999e-1f);
+    p = fma(p, r, -1.2420141e-1f);
+    p = fma(p, r, 1.4249323e-1f);
+    p = fma(p, r, -1.6668058e-1f);
+    p = fma(p, r, 2.0000715e-1f);
+    p = fma(p, r, -2.4999994e-1f);
+    p = fma(p, r, 3.333333e-1f);
+    const f32 square = r * r;
+    const f32 low = fma(-0.5f, square, fma(e, LN2_LOW, p * r * square));
+    const f32 value = fma(e, LN2_HIGH, r + low);
+    if (x == infinity()) {
+        return x;
+    }
+    if (x == 0.0f) {
+        return -infinity();
+    }
+    return x >= 0.0f ? value : f32_of_bits(0x7fc00000u);
+}
