@@ -48,6 +48,10 @@ pub trait Storage: Clone + Send + Sync + Sized + 'static {
     /// stream on a GPU, other threads on the host.
     fn fork(&self) -> Result<Self>;
 
+    /// Told by the arena that bytes have no owner any more, before they get another: work queued on this handle
+    /// from now on must not read them before it writes them. A device that looks for mistakes marks them.
+    fn discard(&self, _memory: &Self::Memory, _offset_bytes: usize, _size_bytes: usize) {}
+
     /// Runs `work` where the device computes best (the CPU device: on one of its own threads, so that
     /// the ops inside need not change thread). Called once around a step.
     fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;

@@ -155,6 +155,12 @@ impl<'a, D: Storage> TensorMut<'a, D> {
         self.view
     }
 
+    /// The same elements, no longer writable, for as long as this view would have been.
+    #[cfg(any(feature = "cuda", feature = "emulator"))]
+    pub(crate) fn into_ref(self) -> TensorRef<'a, D> {
+        self.view
+    }
+
     /// A second writable view that ends before this one is used again.
     pub fn reborrow(&mut self) -> TensorMut<'_, D> {
         TensorMut { view: self.view, exclusive: PhantomData }

@@ -94,6 +94,8 @@ pub struct Arena<D: Storage> {
 }
 
 struct Shared<D: Storage> {
+    /// Told of what is free; its stream is the one that blocks belong to.
+    device: D,
     memory: D::Memory,
     alignment_bytes: usize,
     capacity_bytes: usize,
@@ -118,10 +120,10 @@ impl<D: Storage> Arena<D> {
         let memory = device.allocate(capacity_bytes)?;
         let alignment_bytes = device.caps().alignment_bytes;
         let free = FreeList::new(capacity_bytes, alignment_bytes);
-        let state = State { free, usage: Usage::default(), peak: Usage::default() };
-        Ok(Arena {
-            shared: Arc::new(Shared { memory, alignment_bytes, capacity_bytes, state: Mutex::new(state) }),
-        })
+        let state = Mutex::new(State { free, usage: Usage::default(), peak: Usage::default() });
+        device.discard(&memory, 0, capacity_bytes);
+        let device = device.clone();
+        Ok(Arena { shared: Arc::new(Shared { device, memory, alignment_bytes, capacity_bytes, state }) })
     }
 
     /// A block of `len` elements. Its contents are whatever the last owner left there.
@@ -275,6 +277,9 @@ impl<D: Storage> Block<D> {
 
 impl<D: Storage> Drop for Block<D> {
     fn drop(&mut self) {
+        if self.size_bytes > 0 {
+            self.shared.device.discard(&self.shared.memory, self.offset_bytes, self.size_bytes);
+        }
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.free.give_back(self.offset_bytes, self.size_bytes);
         state.usage.by_class[self.class as usize] -= self.size_bytes;

@@ -1,0 +1,48 @@
+//! How the emulator runs: what hardware leaves open is chosen here, so that tests can choose all of it.
+
+/// The order in which the threads of a kernel take turns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Schedule {
+    /// One after the other.
+    RoundRobin,
+    /// In an order drawn from the seed.
+    Random(u64),
+    /// One warp far ahead of the others, drawn from the seed.
+    WarpSkewed(u64),
+}
+
+/// When work that is not waited for happens: kernels and copies on a stream, asynchronous copies in a kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Completion {
+    /// At once.
+    Early,
+    /// Not before something waits for it, so that a missing wait is seen.
+    Late,
+}
+
+/// Settings of an emulated device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// The order of threads.
+    pub schedule: Schedule,
+    /// The time of asynchronous work.
+    pub completion: Completion,
+    /// Threads of a warp: 32, or 64 as on AMD's server GPUs.
+    pub warp_size: u32,
+    /// Blocks that run at the same time.
+    pub live_blocks: u32,
+    /// Whether accesses are counted, which costs time.
+    pub count_accesses: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            schedule: Schedule::RoundRobin,
+            completion: Completion::Early,
+            warp_size: 32,
+            live_blocks: 2,
+            count_accesses: false,
+        }
+    }
+}

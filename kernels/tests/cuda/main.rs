@@ -1,0 +1,9 @@
+//! The CUDA device against the CPU device and the references: on the emulator (feature `emulator`), or on the
+//! GPU of this machine (feature `cuda` alone), where a missing GPU is a failure. Without either feature there
+//! is no test here.
+
+#![cfg(feature = "emulator")]
+
+mod support;
+
+mod elementwise;
