@@ -22,7 +22,6 @@ struct EmulatorSettings {
     uint32_t live_blocks;      // blocks that run side by side
     uint32_t warp_size;        // 32 or 64: which of the two builds of the kernels
     uint32_t count_accesses;   // 1: fill in the counters
-    uint32_t reserved;
 };
 
 // What a launch did. Accesses are those of warps; wavefronts and sectors are what the memories would spend on them.

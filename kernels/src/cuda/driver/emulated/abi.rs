@@ -27,20 +27,22 @@ struct EmulatorSettings {
     count_accesses: u32,
 }
 
-/// What the kernels launched so far have done, where [`Settings::count_accesses`] is set.
+/// What the kernels launched so far have done; accesses where [`Settings::count_accesses`] is set.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
     /// Warps' instructions that accessed shared memory.
     pub shared_accesses: u64,
-    /// Passes over the banks that these took; equal to `shared_accesses` without bank conflicts.
+    /// Passes over the banks that these took.
     pub shared_wavefronts: u64,
+    /// Passes without bank conflicts.
+    pub shared_wavefronts_at_best: u64,
     /// Warps' instructions that accessed global memory.
     pub global_accesses: u64,
     /// Sectors of 32 bytes that these touched.
     pub global_sectors: u64,
-    /// Bytes that threads asked of global memory.
-    pub global_bytes: u64,
+    /// Sectors that the bytes which they asked for would fill.
+    pub global_sectors_at_best: u64,
     /// Barriers that blocks passed.
     pub barriers: u64,
     /// Changes from one thread to another.
@@ -51,9 +53,10 @@ impl Counters {
     pub(super) fn add(&mut self, more: &Counters) {
         self.shared_accesses += more.shared_accesses;
         self.shared_wavefronts += more.shared_wavefronts;
+        self.shared_wavefronts_at_best += more.shared_wavefronts_at_best;
         self.global_accesses += more.global_accesses;
         self.global_sectors += more.global_sectors;
-        self.global_bytes += more.global_bytes;
+        self.global_sectors_at_best += more.global_sectors_at_best;
         self.barriers += more.barriers;
         self.switches += more.switches;
     }
@@ -77,7 +80,7 @@ unsafe extern "C" {
     fn emulator_poison(memory: *mut c_void, bytes: u64);
     fn emulator_written(memory: *mut c_void, bytes: u64);
     fn emulator_first_poisoned(memory: *const c_void, bytes: u64) -> i64;
-    fn emulator_has_kernel(kernel: *const c_char) -> i32;
+    fn emulator_has_kernel(kernel: *const c_char, warp_size: u32) -> i32;
     fn emulator_copy(dst: *mut c_void, src: *const c_void, bytes: u64);
 }
 
@@ -252,9 +255,9 @@ pub(super) fn launch(
 }
 
 /// Whether the emulator has a kernel of this name.
-pub(super) fn has_kernel(kernel: &str) -> bool {
+pub(super) fn has_kernel(kernel: &str, warp_size: u32) -> bool {
     // SAFETY: a string that ends with a zero and lives until the call has returned.
-    unsafe { emulator_has_kernel(c_name(kernel).as_ptr()) != 0 }
+    unsafe { emulator_has_kernel(c_name(kernel).as_ptr(), warp_size) != 0 }
 }
 
 fn c_name(kernel: &str) -> CString {

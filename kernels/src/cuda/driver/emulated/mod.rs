@@ -94,7 +94,7 @@ impl Driver for Emulated {
     }
 
     fn has_kernel(&self, kernel: &'static str) -> bool {
-        abi::has_kernel(kernel)
+        abi::has_kernel(kernel, self.settings.warp_size)
     }
 
     fn record(&self) -> Result<()> {
