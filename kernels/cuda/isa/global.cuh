@@ -56,6 +56,12 @@ DEVICE Global<const T> read_only(Global<T> x) {
 #endif
 }
 
+// Whether the host passed a tensor here: some kernels have optional ones.
+template <class T>
+DEVICE bool is_present(Global<T> x) {
+    return x.data != nullptr;
+}
+
 // Whether element 0 lies at a multiple of 16 bytes, so that packs may be moved.
 template <class T>
 DEVICE bool is_aligned(Global<T> x) {
