@@ -69,6 +69,10 @@ impl Gpu {
         Gpu { settings, state: Mutex::default(), advanced: Condvar::new() }
     }
 
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// The number of a new stream.
     pub(super) fn add_stream(&self) -> u64 {
         let mut state = self.state();

@@ -152,7 +152,7 @@ impl Driver for Emulated {
     }
 
     fn has_kernel(&self, kernel: &'static str) -> bool {
-        abi::has_kernel(kernel, self.settings.warp_size)
+        abi::has_kernel(kernel, self.stream.gpu.settings().warp_size)
     }
 
     fn event(&self) -> Result<EmulatedEvent> {
