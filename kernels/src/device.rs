@@ -23,6 +23,9 @@ pub trait Storage: Clone + Send + Sync + Sized + 'static {
     /// One contiguous allocation.
     type Memory: Send + Sync + 'static;
 
+    /// A point in the work of a handle; see [`Storage::event`].
+    type Event: Clone + Send + Sync + 'static;
+
     /// What workspace sizes depend on.
     fn caps(&self) -> Caps;
 
@@ -43,6 +46,13 @@ pub trait Storage: Clone + Send + Sync + Sized + 'static {
 
     /// Returns when all work queued so far is done.
     fn synchronize(&self) -> Result<()>;
+
+    /// The point behind all work queued on this handle so far.
+    fn event(&self) -> Result<Self::Event>;
+
+    /// Lets all work queued on this handle from now on begin after `event`, of any handle to the same memory.
+    /// The caller does not wait.
+    fn wait(&self, event: &Self::Event) -> Result<()>;
 
     /// A handle to the same memory whose work is queued apart from this one's, for collectives: another
     /// stream on a GPU, other threads on the host.

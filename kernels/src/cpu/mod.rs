@@ -115,6 +115,8 @@ impl Cpu {
 
 impl Storage for Cpu {
     type Memory = HostMemory;
+    /// Work is done when its call returns.
+    type Event = ();
 
     fn caps(&self) -> Caps {
         Self::CAPS
@@ -150,6 +152,14 @@ impl Storage for Cpu {
     }
 
     fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn event(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn wait(&self, _event: &()) -> Result<()> {
         Ok(())
     }
 

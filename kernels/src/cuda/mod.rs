@@ -67,6 +67,7 @@ fn not_there<T>(op: &str) -> Result<T> {
 
 impl<Dr: Driver> Storage for Cuda<Dr> {
     type Memory = Dr::Memory;
+    type Event = Dr::Event;
 
     fn caps(&self) -> Caps {
         Self::CAPS
@@ -112,6 +113,14 @@ impl<Dr: Driver> Storage for Cuda<Dr> {
 
     fn synchronize(&self) -> Result<()> {
         self.driver.synchronize()
+    }
+
+    fn event(&self) -> Result<Dr::Event> {
+        self.driver.event()
+    }
+
+    fn wait(&self, event: &Dr::Event) -> Result<()> {
+        self.driver.wait(event)
     }
 
     fn fork(&self) -> Result<Self> {

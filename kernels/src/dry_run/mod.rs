@@ -52,6 +52,7 @@ impl DryRun {
 
 impl Storage for DryRun {
     type Memory = ();
+    type Event = ();
 
     fn caps(&self) -> Caps {
         self.caps
@@ -83,6 +84,14 @@ impl Storage for DryRun {
     }
 
     fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn event(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn wait(&self, _event: &()) -> Result<()> {
         Ok(())
     }
 

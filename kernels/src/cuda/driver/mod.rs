@@ -78,7 +78,7 @@ pub trait Driver: Clone + Send + Sync + 'static {
     fn has_kernel(&self, kernel: &'static str) -> bool;
 
     /// The point behind all work queued on this stream so far.
-    fn record(&self) -> Result<Self::Event>;
+    fn event(&self) -> Result<Self::Event>;
 
     /// Lets all work queued on this stream from now on begin after `event`. The host does not wait.
     fn wait(&self, event: &Self::Event) -> Result<()>;

@@ -113,13 +113,18 @@ impl Allocation {
         NonNull::new(start).map(|start| Allocation { start, len })
     }
 
-    /// Address of `len` bytes at `offset`.
+    /// Checks that `len` bytes at `offset` lie inside.
     ///
     /// # Panics
-    /// If they lie outside.
-    fn address(&self, offset: usize, len: usize) -> *mut c_void {
+    /// If they do not.
+    pub(super) fn check(&self, offset: usize, len: usize) {
         let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
         assert!(inside, "bytes {offset}..+{len} leave an allocation of {}", self.len);
+    }
+
+    /// Address of `len` bytes at `offset`; panics as [`Allocation::check`] does.
+    fn address(&self, offset: usize, len: usize) -> *mut c_void {
+        self.check(offset, len);
         // SAFETY: the offset was just checked to lie inside the allocation, or at its end.
         unsafe { self.start.as_ptr().byte_add(offset) }
     }
@@ -185,10 +190,9 @@ impl Range {
     /// If the lengths differ or the ranges overlap.
     pub(super) fn copy_from(&self, src: &Range) {
         assert_eq!(src.size_bytes, self.size_bytes, "copy of another length");
-        let (to, from) = (self.address(), src.address());
-        assert!(to.addr().abs_diff(from.addr()) >= self.size_bytes, "copy between ranges that overlap");
+        assert!(!self.overlaps(src), "copy between ranges that overlap");
         // SAFETY: both ranges lie in allocations that they keep, have one length and do not overlap.
-        unsafe { emulator_copy(to, from, self.size_bytes as u64) }
+        unsafe { emulator_copy(self.address(), src.address(), self.size_bytes as u64) }
     }
 }
 
@@ -273,7 +277,7 @@ impl From<&Settings> for EmulatorSettings {
         };
         EmulatorSettings {
             schedule,
-            late: u32::from(settings.completion == Completion::Late),
+            late: u32::from(settings.completion != Completion::Early),
             seed,
             live_blocks: settings.live_blocks,
             warp_size: settings.warp_size,

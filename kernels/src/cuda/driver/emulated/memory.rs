@@ -3,23 +3,37 @@
 use std::sync::Arc;
 
 use super::abi::Allocation;
-use crate::cuda::driver::Span;
+use super::gpu::Gpu;
 
-/// One allocation; ranges of it keep it.
+/// One allocation of a device; ranges of it keep it.
 pub struct EmulatedMemory {
+    pub(super) gpu: Arc<Gpu>,
     pub(super) allocation: Arc<Allocation>,
 }
 
-/// A range of an allocation, which it keeps: what the queue holds in place of a borrowed [`Span`].
+impl EmulatedMemory {
+    /// The bytes of a span of this memory.
+    ///
+    /// # Panics
+    /// If they lie outside.
+    pub(super) fn range(&self, offset_bytes: usize, size_bytes: usize) -> Range {
+        self.allocation.check(offset_bytes, size_bytes);
+        Range { allocation: Arc::clone(&self.allocation), offset_bytes, size_bytes }
+    }
+}
+
+/// A range of an allocation, which it keeps: what a queue holds in place of a borrowed span.
 pub(super) struct Range {
     pub(super) allocation: Arc<Allocation>,
     pub(super) offset_bytes: usize,
     pub(super) size_bytes: usize,
 }
 
-impl From<Span<'_, EmulatedMemory>> for Range {
-    fn from(span: Span<'_, EmulatedMemory>) -> Self {
-        let allocation = Arc::clone(&span.memory.allocation);
-        Range { allocation, offset_bytes: span.offset_bytes, size_bytes: span.size_bytes }
+impl Range {
+    /// Whether the two have a byte in common.
+    pub(super) fn overlaps(&self, other: &Range) -> bool {
+        Arc::ptr_eq(&self.allocation, &other.allocation)
+            && self.offset_bytes < other.offset_bytes + other.size_bytes
+            && other.offset_bytes < self.offset_bytes + self.size_bytes
     }
 }

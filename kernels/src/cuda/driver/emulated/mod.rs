@@ -1,10 +1,16 @@
-//! A GPU on the host: the kernels of `kernels/cuda`, run by the emulator of `kernels/emulator`.
+//! A GPU on the host: the kernels of `kernels/cuda`, run by the emulator of `kernels/emulator`, with streams
+//! and events that behave as badly as a GPU's may ([`Settings`]).
+//!
+//! Where a real driver would let a mistake pass, this one says what it is: a kernel's access outside its
+//! arguments or to bytes that nobody has written, a download of such bytes, memory or events of another device.
 
 mod abi;
+mod gpu;
 mod memory;
 mod settings;
+mod work;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::{Driver, Span};
 use crate::cuda::{Arg, LaunchConfig};
@@ -12,75 +18,127 @@ use crate::{KernelError, Result};
 
 pub use abi::Counters;
 use abi::{Allocation, OwnedArg};
+use gpu::{Gpu, Point};
 pub use memory::EmulatedMemory;
 use memory::Range;
 pub use settings::{Completion, Schedule, Settings};
+use work::Work;
 
-/// A handle to an emulated GPU.
+/// A handle to an emulated GPU, with a stream of its own. Clones share the stream.
 #[derive(Clone)]
 pub struct Emulated {
-    settings: Settings,
-    counters: Arc<Mutex<Counters>>,
+    stream: Arc<Stream>,
+}
+
+/// A stream of a device. When the last handle goes, what is left of its work is done.
+struct Stream {
+    gpu: Arc<Gpu>,
+    number: u64,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.gpu.remove_stream(self.number);
+    }
+}
+
+/// A point in the work of a stream.
+#[derive(Clone)]
+pub struct EmulatedEvent {
+    gpu: Arc<Gpu>,
+    point: Point,
 }
 
 impl Emulated {
     /// A device of its own.
     pub fn new(settings: Settings) -> Self {
-        Emulated { settings, counters: Arc::default() }
+        Self::on(Arc::new(Gpu::new(settings)))
     }
 
-    /// What kernels have done so far.
+    /// What the kernels that have run so far have done, on all streams.
     pub fn counters(&self) -> Counters {
-        *self.count()
+        self.stream.gpu.counters()
     }
 
-    /// What kernels have done since the last call.
+    /// As [`Emulated::counters`], since the last call of this function.
     pub fn take_counters(&self) -> Counters {
-        std::mem::take(&mut *self.count())
+        self.stream.gpu.take_counters()
     }
 
-    fn count(&self) -> MutexGuard<'_, Counters> {
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    fn on(gpu: Arc<Gpu>) -> Self {
+        let number = gpu.add_stream();
+        Emulated { stream: Arc::new(Stream { gpu, number }) }
+    }
+
+    fn queue(&self, work: Work) -> Result<()> {
+        self.stream.gpu.queue(self.stream.number, work)
+    }
+
+    /// The memory behind a span, for as long as the work that it is for.
+    fn range(&self, span: Span<'_, EmulatedMemory>) -> Result<Range> {
+        if !Arc::ptr_eq(&span.memory.gpu, &self.stream.gpu) {
+            return Err(KernelError::Device("work of one emulated device on the memory of another".into()));
+        }
+        Ok(span.memory.range(span.offset_bytes, span.size_bytes))
+    }
+
+    fn argument(&self, arg: Arg<'_, EmulatedMemory>) -> Result<OwnedArg> {
+        Ok(match arg {
+            Arg::Read(span) => OwnedArg::Buffer(self.range(span)?, false),
+            Arg::Write(span) => OwnedArg::Buffer(self.range(span)?, true),
+            Arg::Absent => OwnedArg::Absent,
+            Arg::U32(value) => OwnedArg::Scalar(u64::from(value), 4),
+            Arg::I32(value) => OwnedArg::Scalar(u64::from(value.cast_unsigned()), 4),
+            Arg::U64(value) => OwnedArg::Scalar(value, 8),
+            Arg::F32(value) => OwnedArg::Scalar(u64::from(value.to_bits()), 4),
+        })
     }
 }
 
 impl Driver for Emulated {
     type Memory = EmulatedMemory;
-    type Event = ();
+    type Event = EmulatedEvent;
 
     fn allocate(&self, bytes: usize) -> Result<EmulatedMemory> {
         let allocation =
             Allocation::new(bytes).ok_or(KernelError::OutOfMemory { device: "emulated", bytes })?;
-        Ok(EmulatedMemory { allocation: Arc::new(allocation) })
+        Ok(EmulatedMemory { gpu: Arc::clone(&self.stream.gpu), allocation: Arc::new(allocation) })
     }
 
     fn upload(&self, src: &[u8], dst: Span<'_, EmulatedMemory>) -> Result<()> {
-        Range::from(dst).write(src);
-        Ok(())
+        assert_eq!(src.len(), dst.size_bytes, "upload of another length");
+        self.queue(Work::Upload(src.into(), self.range(dst)?))
     }
 
     fn download(&self, src: Span<'_, EmulatedMemory>, dst: &mut [u8]) -> Result<()> {
-        let src = Range::from(src);
-        if let Some(first) = src.first_poisoned() {
-            let message = format!("download of {} bytes: byte {first} was never written", dst.len());
-            return Err(KernelError::Device(message));
+        assert_eq!(src.size_bytes, dst.len(), "download of another length");
+        self.synchronize()?;
+        let range = self.range(src)?;
+        if let Some(first) = range.first_poisoned() {
+            let (start, end) = (src.offset_bytes, src.offset_bytes + src.size_bytes);
+            return Err(KernelError::Device(format!(
+                "download of the bytes {start}..{end}: byte {} was not written since its block was made",
+                start + first
+            )));
         }
-        src.read(dst);
+        range.read(dst);
         Ok(())
     }
 
     fn copy(&self, src: Span<'_, EmulatedMemory>, dst: Span<'_, EmulatedMemory>) -> Result<()> {
-        Range::from(dst).copy_from(&src.into());
-        Ok(())
+        assert_eq!(src.size_bytes, dst.size_bytes, "copy of another length");
+        let (src, dst) = (self.range(src)?, self.range(dst)?);
+        assert!(!src.overlaps(&dst), "copy between ranges that overlap");
+        self.queue(Work::Copy(src, dst))
     }
 
     fn zero(&self, dst: Span<'_, EmulatedMemory>) -> Result<()> {
-        Range::from(dst).zero();
-        Ok(())
+        self.queue(Work::Zero(self.range(dst)?))
     }
 
+    /// An error stays with the device, and the next call returns it.
     fn discard(&self, dead: Span<'_, EmulatedMemory>) {
-        Range::from(dead).poison();
+        let _stays = self.range(dead).and_then(|dead| self.queue(Work::Discard(dead)));
     }
 
     fn launch(
@@ -89,39 +147,33 @@ impl Driver for Emulated {
         config: LaunchConfig,
         args: &[Arg<'_, EmulatedMemory>],
     ) -> Result<()> {
-        let args: Vec<OwnedArg> = args.iter().map(|arg| owned(*arg)).collect();
-        abi::launch(kernel, config, &args, &self.settings, &mut self.count())
+        let args = args.iter().map(|arg| self.argument(*arg)).collect::<Result<_>>()?;
+        self.queue(Work::Launch(kernel, config, args))
     }
 
     fn has_kernel(&self, kernel: &'static str) -> bool {
-        abi::has_kernel(kernel, self.settings.warp_size)
+        abi::has_kernel(kernel, self.stream.gpu.settings().warp_size)
     }
 
-    fn record(&self) -> Result<()> {
-        Ok(())
+    fn event(&self) -> Result<EmulatedEvent> {
+        let Stream { gpu, number } = &*self.stream;
+        Ok(EmulatedEvent { gpu: Arc::clone(gpu), point: gpu.end(*number) })
     }
 
-    fn wait(&self, _event: &()) -> Result<()> {
-        Ok(())
+    fn wait(&self, event: &EmulatedEvent) -> Result<()> {
+        let Stream { gpu, number } = &*self.stream;
+        if !Arc::ptr_eq(gpu, &event.gpu) {
+            return Err(KernelError::Device("one emulated device waits for an event of another".into()));
+        }
+        gpu.queue_wait(*number, event.point)
     }
 
     fn synchronize(&self) -> Result<()> {
-        Ok(())
+        let Stream { gpu, number } = &*self.stream;
+        gpu.reach(gpu.end(*number))
     }
 
     fn fork(&self) -> Result<Self> {
-        Ok(self.clone())
-    }
-}
-
-fn owned(arg: Arg<'_, EmulatedMemory>) -> OwnedArg {
-    match arg {
-        Arg::Read(span) => OwnedArg::Buffer(span.into(), false),
-        Arg::Write(span) => OwnedArg::Buffer(span.into(), true),
-        Arg::Absent => OwnedArg::Absent,
-        Arg::U32(value) => OwnedArg::Scalar(u64::from(value), 4),
-        Arg::I32(value) => OwnedArg::Scalar(u64::from(value.cast_unsigned()), 4),
-        Arg::U64(value) => OwnedArg::Scalar(value, 8),
-        Arg::F32(value) => OwnedArg::Scalar(u64::from(value.to_bits()), 4),
+        Ok(Self::on(Arc::clone(&self.stream.gpu)))
     }
 }

@@ -16,8 +16,11 @@ pub enum Schedule {
 pub enum Completion {
     /// At once.
     Early,
-    /// Not before something waits for it, so that a missing wait is seen.
+    /// Not before something waits for it: who lacks a wait reads what is not there yet.
     Late,
+    /// On each stream early or late, by the bits of this number (bit 0: the device's first stream); late in
+    /// kernels. Work of an early stream that should have waited for a late one overwrites what is still read.
+    Mixed(u64),
 }
 
 /// Settings of an emulated device.

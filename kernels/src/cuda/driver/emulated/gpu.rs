@@ -1,0 +1,223 @@
+//! An emulated GPU: its streams, which are queues, and its fault, which stays.
+//!
+//! Nothing runs by itself. Work runs on the thread of whoever waits for it: at once on a stream that is early;
+//! on one that is late not before the stream is waited for, by the host or by another stream through an event.
+//! So a late stream is as far behind as correct programs allow, and an early one as far ahead: a program that
+//! lacks a wait reads what is stale or was never written.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::abi::Counters;
+use super::settings::{Completion, Settings};
+use super::work::Work;
+use crate::{KernelError, Result};
+
+/// What the handles of one device share.
+pub(super) struct Gpu {
+    settings: Settings,
+    state: Mutex<State>,
+    /// A stream has done a piece of work.
+    advanced: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    streams: HashMap<u64, Stream>,
+    num_streams: u64,
+    counters: Counters,
+    fault: Option<String>,
+}
+
+/// Work is counted from the stream's beginning: `done` pieces of `queued` have run.
+#[derive(Default)]
+struct Stream {
+    queue: VecDeque<Entry>,
+    queued: u64,
+    done: u64,
+    /// A thread runs the piece after `done`, which has left the queue.
+    is_running: bool,
+}
+
+enum Entry {
+    Work(Work),
+    Wait(Point),
+}
+
+/// The first `count` pieces of a stream's work. They were queued before whatever waits for them, so that
+/// waits never form a circle.
+#[derive(Clone, Copy)]
+pub(super) struct Point {
+    stream: u64,
+    count: u64,
+}
+
+/// What is to be done next for a stream to get on.
+enum Next {
+    /// It is where it should be.
+    Nothing,
+    /// Another thread runs a piece of its work.
+    Await,
+    /// Another stream must get on first.
+    Reach(Point),
+    /// This.
+    Run(Work),
+}
+
+impl Gpu {
+    pub(super) fn new(settings: Settings) -> Self {
+        Gpu { settings, state: Mutex::default(), advanced: Condvar::new() }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The number of a new stream.
+    pub(super) fn add_stream(&self) -> u64 {
+        let mut state = self.state();
+        let stream = state.num_streams;
+        state.num_streams += 1;
+        state.streams.insert(stream, Stream::default());
+        stream
+    }
+
+    /// Runs what is left of a stream, which nobody will use again. As on a GPU, a fault stays with the device;
+    /// since no call may be left to return it, it is also printed.
+    pub(super) fn remove_stream(&self, stream: u64) {
+        let has_failed = self.state().fault.is_some();
+        if let Err(error) = self.reach(self.end(stream))
+            && !has_failed
+        {
+            eprintln!("emulated device: work that nobody waited for failed: {error}");
+        }
+        self.state().streams.remove(&stream);
+    }
+
+    /// Queues work on a stream, and runs it if the stream is early.
+    pub(super) fn queue(&self, stream: u64, work: Work) -> Result<()> {
+        self.push(stream, Entry::Work(work))
+    }
+
+    /// Lets what is queued on `stream` from now on begin when `point` is reached.
+    pub(super) fn queue_wait(&self, stream: u64, point: Point) -> Result<()> {
+        self.push(stream, Entry::Wait(point))
+    }
+
+    fn push(&self, stream: u64, entry: Entry) -> Result<()> {
+        let mut state = self.state();
+        state.check()?;
+        let owner = state.streams.get_mut(&stream).expect("a stream lives as long as its handles");
+        owner.queue.push_back(entry);
+        owner.queued += 1;
+        drop(state);
+        if self.is_early(stream) { self.reach(self.end(stream)) } else { Ok(()) }
+    }
+
+    fn is_early(&self, stream: u64) -> bool {
+        match self.settings.completion {
+            Completion::Early => true,
+            Completion::Late => false,
+            Completion::Mixed(seed) => (seed >> (stream % 64)) & 1 == 1,
+        }
+    }
+
+    /// The point behind all that is queued on a stream.
+    pub(super) fn end(&self, stream: u64) -> Point {
+        let count = self.state().streams.get(&stream).map_or(0, |stream| stream.queued);
+        Point { stream, count }
+    }
+
+    /// Runs work until `point` is reached; the error is the device's fault.
+    pub(super) fn reach(&self, point: Point) -> Result<()> {
+        let mut state = self.state();
+        loop {
+            state.check()?;
+            match state.next(point) {
+                Next::Nothing => return Ok(()),
+                Next::Await => {
+                    state = self.advanced.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                Next::Reach(other) => {
+                    drop(state);
+                    self.reach(other)?;
+                    state = self.state();
+                }
+                Next::Run(work) => {
+                    drop(state);
+                    let mut counters = Counters::default();
+                    let result = work.run(&self.settings, &mut counters);
+                    state = self.state();
+                    state.finish(point.stream, &counters, &result);
+                    self.advanced.notify_all();
+                    result?;
+                }
+            }
+        }
+    }
+
+    /// What kernels have done so far.
+    pub(super) fn counters(&self) -> Counters {
+        self.state().counters
+    }
+
+    /// What kernels have done since the last call.
+    pub(super) fn take_counters(&self) -> Counters {
+        std::mem::take(&mut self.state().counters)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The error of a device that has failed.
+    fn check(&self) -> Result<()> {
+        match &self.fault {
+            Some(fault) => {
+                Err(KernelError::Device(format!("the emulated device has failed before: {fault}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn is_reached(&self, point: Point) -> bool {
+        // A stream that is gone has done all its work.
+        self.streams.get(&point.stream).is_none_or(|stream| stream.done >= point.count)
+    }
+
+    fn next(&mut self, point: Point) -> Next {
+        while !self.is_reached(point) {
+            let stream = &self.streams[&point.stream];
+            if stream.is_running {
+                return Next::Await;
+            }
+            if let Some(Entry::Wait(other)) = stream.queue.front()
+                && !self.is_reached(*other)
+            {
+                return Next::Reach(*other);
+            }
+            let stream = self.streams.get_mut(&point.stream).expect("it was there above");
+            match stream.queue.pop_front().expect("a point counts what is queued") {
+                Entry::Wait(_) => stream.done += 1,
+                Entry::Work(work) => {
+                    stream.is_running = true;
+                    return Next::Run(work);
+                }
+            }
+        }
+        Next::Nothing
+    }
+
+    fn finish(&mut self, stream: u64, counters: &Counters, result: &Result<()>) {
+        self.counters.add(counters);
+        if let Some(stream) = self.streams.get_mut(&stream) {
+            stream.is_running = false;
+            stream.done += 1;
+        }
+        if let Err(error) = result {
+            self.fault.get_or_insert_with(|| error.to_string());
+        }
+    }
+}
