@@ -15,17 +15,20 @@ use crate::control::Failure;
 
 /// Carries out a call and hands its block back.
 pub(super) fn carry_out<D: Device>(job: Job<D>, device: &D) {
-    let Job { group, mut visit, call, block, completion, progress } = job;
+    let Job { group, mut visit, call, block, ready, completion, progress } = job;
+    // The others will read the block by queues of their own, so what writes it must have ended, not only be queued.
+    let is_ready = device.wait(&ready).and_then(|()| device.synchronize());
     // Time in the queue is not time that a rank is late.
     visit.deadline = group.deadline();
-    let result = match call {
-        Call::Send { to } => return send(&group, visit.rank, to, Letter { block, completion }),
-        Call::Recv { from } => recv(&group, &visit, device, from, block),
-        Call::AllReduce(op) => reduce(&group, &visit, device, op, Wanted::Everywhere, block),
-        Call::ReduceScatter(op) => reduce(&group, &visit, device, op, Wanted::Scattered, block),
-        Call::AllGather => gather(&group, &visit, device, block),
-        Call::AllToAll => exchange(&group, &visit, device, block),
-        Call::Broadcast { root } => broadcast(&group, &visit, device, root, block),
+    let result = match (is_ready, call) {
+        (Err(error), _) => Err(error.into()),
+        (Ok(()), Call::Send { to }) => return send(&group, visit.rank, to, Letter { block, completion }),
+        (Ok(()), Call::Recv { from }) => recv(&group, &visit, device, from, block),
+        (Ok(()), Call::AllReduce(op)) => reduce(&group, &visit, device, op, Wanted::Everywhere, block),
+        (Ok(()), Call::ReduceScatter(op)) => reduce(&group, &visit, device, op, Wanted::Scattered, block),
+        (Ok(()), Call::AllGather) => gather(&group, &visit, device, block),
+        (Ok(()), Call::AllToAll) => exchange(&group, &visit, device, block),
+        (Ok(()), Call::Broadcast { root }) => broadcast(&group, &visit, device, root, block),
     };
     if let Err(error @ CommError::Kernel(_)) = &result {
         // The others would wait for what this rank's device cannot do.

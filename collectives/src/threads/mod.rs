@@ -150,7 +150,8 @@ impl<D: Device> Communicator<D> for Threads<D> {
         let (visit, span) = self.begin(call.kind(), subject, payload_bytes);
         let (completion, pending) = Pending::traced(span);
         let (group, progress) = (Arc::clone(&self.group), self.progress.clone());
-        self.queue.submit(Job { group, visit, call, block, completion, progress })?;
+        let ready = self.queue.device().event().map_err(|error| CommError::Kernel(error.to_string()))?;
+        self.queue.submit(Job { group, visit, call, block, ready, completion, progress })?;
         Ok(pending)
     }
 

@@ -21,6 +21,8 @@ pub(super) struct Job<D: Device> {
     pub(super) visit: Visit,
     pub(super) call: Call,
     pub(super) block: Block<D>,
+    /// Behind what the rank had queued on its device when it started the call.
+    pub(super) ready: D::Event,
     pub(super) completion: Completion<D>,
     pub(super) progress: Progress,
 }
@@ -72,6 +74,13 @@ impl<D: Device> Queue<D> {
     /// The caller's own thread.
     pub(super) fn inline(device: D) -> Self {
         Queue::Inline(device)
+    }
+
+    /// The device of the rank's own thread.
+    pub(super) fn device(&self) -> &D {
+        match self {
+            Queue::Background(device, _) | Queue::Inline(device) => device,
+        }
     }
 
     /// Whose time a call takes.
