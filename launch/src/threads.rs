@@ -8,10 +8,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tisserand_collectives::control::{self, ControlPlane, Failure, Memory, RankReport};
-use tisserand_collectives::threads;
 use tisserand_runtime::{Error, Result};
 
-use crate::device::{self, Link, Place};
+use crate::device::{self, Link, Place, ThreadSeats};
 use crate::world::{Terms, attempt, patience, tell, tell_for_all};
 
 /// How long ranks have to come to their end after one has failed.
@@ -34,16 +33,17 @@ pub fn join<R: Send>(
         return body(place, Arc::new(control));
     }
     let end = End::watched(terms)?;
-    let seats = || threads::seats(ranks, terms.timeout).into_iter();
-    let links = seats().zip(seats()).zip(Memory::with_patience(ranks, patience(terms.timeout)));
+    let links = ThreadSeats::of(ranks, terms.timeout)
+        .into_iter()
+        .zip(Memory::with_patience(ranks, patience(terms.timeout)));
     let results: Vec<Result<R>> = std::thread::scope(|scope| {
-        let start = |(rank, ((world, inner), control)): (usize, _)| {
+        let start = |(rank, (seats, control)): (usize, (ThreadSeats, Memory))| {
             let (body, end) = (&body, Arc::clone(&end));
             let control: Arc<dyn ControlPlane> = Arc::new(control);
             let run = move || {
-                wake_on_failure(control.as_ref(), [&world, &inner]);
+                wake_on_failure(control.as_ref(), &seats);
                 let progress = control.progress().clone();
-                let link = Link::Threads([world, inner]);
+                let link = Link::Threads(seats);
                 let (cores, notices) = (device::cores(ranks), Vec::new());
                 let place = Place { local_rank: rank, cores, link, progress, notices };
                 end.guard(control.as_ref(), || body(place, Arc::clone(&control)))
@@ -58,8 +58,8 @@ pub fn join<R: Send>(
 }
 
 /// A failure ends the collectives that wait.
-fn wake_on_failure(control: &dyn ControlPlane, seats: [&threads::Seat<tisserand_kernels::Cpu>; 2]) {
-    for aborter in seats.map(threads::Seat::aborter) {
+fn wake_on_failure(control: &dyn ControlPlane, seats: &ThreadSeats) {
+    for aborter in seats.aborters() {
         control.on_failure(Box::new(move |failure| aborter(failure)));
     }
 }
