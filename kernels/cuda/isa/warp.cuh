@@ -37,8 +37,8 @@ DEVICE u32 shuffle(u32 value, u32 source SITE) {
 }
 DEVICE f32 shuffle(f32 value, u32 source SITE) { return f32_of_bits(shuffle(bits_of(value), source PASS_SITE)); }
 
-// Bit l is the condition of lane l. vote.sync.ballot.
-DEVICE u64 ballot(bool condition SITE) {
+// Bit l is the condition of lane l (NVRTC has a `ballot` of its own). vote.sync.ballot.
+DEVICE u64 lanes_where(bool condition SITE) {
 #if ON_GPU
     return __ballot_sync(0xffffffffu, condition);
 #else
