@@ -1,11 +1,11 @@
 #!/bin/sh
 # Prints the folder of an NVRTC with which the kernels can be built, and installs one, without root, if there is none.
 #
-#   kernels/cuda/toolchain.sh                  folder of libnvrtc: that of CUDA_HOME if it is 12.4 or newer, else the
-#                                              pinned one, which is downloaded (25 MB) the first time
-#   kernels/cuda/toolchain.sh --installed      the pinned one's folder if it is there, else exit 1; never downloads
-#   kernels/cuda/toolchain.sh --disassembler   folder of cuobjdump and nvdisasm: that of CUDA_HOME if it has both, else
-#                                              the pinned ones, which are downloaded (6 MB) the first time
+#   toolchain.sh                  folder of libnvrtc: that of CUDA_HOME if it is 12.4 or newer, else the pinned one,
+#                                 which is downloaded the first time (25 MB)
+#   toolchain.sh --disassembler   folder of cuobjdump and nvdisasm: that of CUDA_HOME if it has both, else the pinned
+#                                 ones, which are downloaded the first time (6 MB)
+#   --installed                   after either: downloads nothing; exit code 1 if it would have to
 #
 # Downloads come from PyPI through pip, pinned by hash, into ${XDG_CACHE_HOME:-$HOME/.cache}/tisserand. Each lands in
 # a folder of its own beside its destination and is renamed when complete, so that an interrupted or a second,
@@ -63,6 +63,7 @@ run_pip() {
 # install FOLDER REQUIREMENTS: FOLDER is complete, or does not exist.
 install() {
     if [ -d "$1" ]; then return; fi
+    if [ "$offline" = yes ]; then exit 1; fi
     command -v python3 >/dev/null ||
         fail 'python3 is not in PATH; hint: load a Python module, or set CUDA_HOME to a CUDA 12.4 or newer'
     mkdir -p "$cache"
@@ -100,9 +101,13 @@ disassembler() {
     printf '%s\n' "$disassembler_folder/nvidia/cu13/bin"
 }
 
-case $#:${1:-} in
-0:) nvrtc ;;
-1:--installed) [ -d "$nvrtc_folder" ] && printf '%s\n' "$nvrtc_folder/nvidia/cuda_nvrtc/lib" ;;
-1:--disassembler) disassembler ;;
-*) fail "usage: toolchain.sh [--installed | --disassembler]" ;;
-esac
+wanted=nvrtc
+offline=no
+for option; do
+    case $option in
+    --disassembler) wanted=disassembler ;;
+    --installed) offline=yes ;;
+    *) fail 'usage: toolchain.sh [--disassembler] [--installed]' ;;
+    esac
+done
+$wanted

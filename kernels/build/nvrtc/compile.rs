@@ -109,11 +109,10 @@ fn compile_one(nvrtc: &Nvrtc, family: &Family, target: Target, out: &Path) -> Re
     (family.key, nvrtc.version, OPTIONS).hash(&mut key);
     let key = format!("{:016x}\n", key.finish());
     let (image_path, log_path) = (out.join(&file), out.join(format!("{file}.log")));
-    let kept = || Some((fs::read(&image_path).ok()?, fs::read_to_string(&log_path).ok()?));
-    if let Some((image, log)) = kept() {
-        if let Some(log) = log.strip_prefix(&key) {
-            return Ok(Output { file, image, report: log::parse(log) });
-        }
+    if let (Ok(image), Ok(log)) = (fs::read(&image_path), fs::read_to_string(&log_path))
+        && let Some(log) = log.strip_prefix(&key)
+    {
+        return Ok(Output { file, image, report: log::parse(log) });
     }
     let name = format!("cuda/{}.cu", family.name);
     let options = OPTIONS.map(str::to_owned);
@@ -121,12 +120,8 @@ fn compile_one(nvrtc: &Nvrtc, family: &Family, target: Target, out: &Path) -> Re
         .compile(&name, &family.source, target, &options)
         .map_err(|log| format!("{name} for {architecture}, paths relative to kernels/:\n{log}"))?;
     // The log is written last: it is what makes the image count.
-    let written = fs::remove_file(&log_path).or_else(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Ok(()),
-        _ => Err(e),
-    });
-    let written = written.and_then(|()| fs::write(&image_path, &image));
-    let written = written.and_then(|()| fs::write(&log_path, format!("{key}{log}")));
-    written.map_err(|e| format!("{}: {e}", out.display()))?;
+    let kept = fs::write(&log_path, "").and_then(|()| fs::write(&image_path, &image));
+    let kept = kept.and_then(|()| fs::write(&log_path, format!("{key}{log}")));
+    kept.map_err(|e| format!("{}: {e}", out.display()))?;
     Ok(Output { file, image, report: log::parse(&log) })
 }

@@ -13,7 +13,9 @@ pub(crate) fn code_bytes(cubin: &[u8], kernel: &str) -> Result<u64, String> {
 /// The most threads of a block for which a kernel is compiled: `.maxntid` of its entry in the PTX.
 pub(crate) fn max_threads(ptx: &str, kernel: &str) -> Option<u32> {
     let entry = ptx.split(".entry ").find(|entry| {
-        entry.strip_prefix(kernel).is_some_and(|rest| rest.starts_with(|c: char| c == '(' || c.is_whitespace()))
+        entry
+            .strip_prefix(kernel)
+            .is_some_and(|rest| rest.starts_with(|c: char| c == '(' || c.is_whitespace()))
     })?;
     let head = entry.split('{').next()?;
     head.split(".maxntid ").nth(1)?.split([',', '\n']).next()?.trim().parse().ok()

@@ -1,11 +1,12 @@
 //! The functions of NVRTC that the build uses, from a library loaded at build time. The only file of the build with
 //! `unsafe`; everything that it offers is safe.
 
+use std::error::Error;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::ptr::null_mut;
 
-use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW, Symbol};
 
 type Program = *mut c_void;
 type Status = c_int;
@@ -77,9 +78,8 @@ impl Nvrtc {
         };
         // When it first compiles, NVRTC opens the library of its built-in headers by name, which some versions find only
         // where the loader looks. One that is loaded already is found in any case.
-        let builtins = folder.map(|folder| {
-            folder.join(format!("libnvrtc-builtins.so.{}.{}", version.0, version.1))
-        });
+        let builtins =
+            folder.map(|folder| folder.join(format!("libnvrtc-builtins.so.{}.{}", version.0, version.1)));
         let builtins = builtins.filter(|path| path.exists()).map(|path| open(&path)).transpose()?;
         // SAFETY: as above, for every function; nvrtcGetCUBIN is there since 11.1. A symbol stays valid while its library
         // is loaded, and both are fields of one value.
@@ -167,7 +167,7 @@ impl Nvrtc {
 
 fn open(library: &Path) -> Result<Library, String> {
     // SAFETY: the initialisers of NVRTC's libraries only set up their own state.
-    unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) }.map_err(|e| e.to_string())
+    unsafe { Library::open(Some(library), RTLD_NOW | RTLD_LOCAL) }.map_err(explain)
 }
 
 struct OwnedProgram<'a>(Program, &'a Nvrtc);
@@ -187,7 +187,12 @@ impl Drop for OwnedProgram<'_> {
 /// `T` must be the function's type in nvrtc.h.
 unsafe fn symbol<T>(library: &Library, name: &CStr) -> Result<Symbol<T>, String> {
     // SAFETY: the caller's promise.
-    unsafe { library.get(name.to_bytes_with_nul()) }.map_err(|e| e.to_string())
+    unsafe { library.get(name.to_bytes_with_nul()) }.map_err(explain)
+}
+
+/// The loader's own words, which the error keeps as its source.
+fn explain(error: libloading::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| source.to_string())
 }
 
 fn c_string(text: &str) -> Result<CString, String> {

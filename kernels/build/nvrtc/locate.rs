@@ -80,7 +80,9 @@ fn library_in(folder: &Path) -> Option<PathBuf> {
 
 /// The folder that the script has installed, if it has.
 fn installed(toolchain: &Path) -> Option<PathBuf> {
-    let output = Command::new("sh").arg(toolchain).arg("--installed").output().ok()?;
+    let mut script = Command::new("sh");
+    // CUDA_HOME has had its turn.
+    let output = script.arg(toolchain).arg("--installed").env_remove("CUDA_HOME").output().ok()?;
     let folder = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| PathBuf::from(folder.trim_end()))
 }

@@ -55,7 +55,8 @@ fn check(nvrtc: &Nvrtc, families: &[Family], outputs: &[Vec<Output>]) -> Result<
             findings.extend(accepted::findings(&output.report, target.architecture()));
         }
     }
-    let list = fs::read_to_string("cuda/accepted.txt").map_err(|e| format!("kernels/cuda/accepted.txt: {e}"))?;
+    let list =
+        fs::read_to_string("cuda/accepted.txt").map_err(|e| format!("kernels/cuda/accepted.txt: {e}"))?;
     let accepted = accepted::parse(&list).map_err(|e| format!("kernels/cuda/accepted.txt, {e}"))?;
     let mut errors = accepted::unlisted(&findings, &accepted);
     if !errors.is_empty() {

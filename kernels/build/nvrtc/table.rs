@@ -21,7 +21,8 @@ pub(crate) fn cubins(families: &[Family], outputs: &[Vec<Output>]) -> Result<Str
                 return Err(format!("cuda/{}.cu: another source has a kernel {name} too", family.name));
             }
             let missing = || format!("cuda/{}.cu: {name} is not there for every architecture", family.name);
-            let max_threads = image::max_threads(&String::from_utf8_lossy(&ptx.image), name).ok_or_else(missing)?;
+            let max_threads =
+                image::max_threads(&String::from_utf8_lossy(&ptx.image), name).ok_or_else(missing)?;
             let (a, b) = (resources(sm_80, name)?, resources(sm_90a, name)?);
             let (a, b) = (a.ok_or_else(missing)?, b.ok_or_else(missing)?);
             writeln!(
