@@ -1,5 +1,5 @@
 // Shuffles and votes. All threads of a warp take part, at the same line: there is no mask. They exchange registers and
-// order no memory (9.7.8.6 shfl.sync, 9.7.13.8 vote.sync); warp_sync does that.
+// order no memory (9.7.9.6 shfl.sync, 9.7.13.9 vote.sync); warp_sync does that.
 #pragma once
 
 #include "bf16.cuh"
