@@ -14,7 +14,7 @@ DEVICE f32 fma(f32 a, f32 b, f32 c) {
 #endif
 }
 
-// Correctly rounded root. sqrt.rn.f32 (9.7.3.14).
+// Correctly rounded root. sqrt.rn.f32 (9.7.3.15).
 DEVICE f32 square_root(f32 x) {
 #if ON_GPU
     return __fsqrt_rn(x);

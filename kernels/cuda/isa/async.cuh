@@ -1,5 +1,5 @@
-// Copies of 16 bytes from device to shared memory that run beside the thread (9.7.8.22, sm_80). A thread's copies since
-// its last commit are one group; it waits for groups in the order of their commits. Copies are not ordered among
+// Copies of 16 bytes from device to shared memory that run beside the thread (9.7.9.25.3, sm_80). A thread's copies
+// since its last commit are one group; it waits for groups in the order of their commits. Copies are not ordered among
 // themselves. After its wait a thread sees its own copies; others see them after a barrier that follows the wait.
 #pragma once
 

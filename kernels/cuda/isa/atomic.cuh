@@ -15,7 +15,7 @@ DEVICE u32 atomic_add(Global<u32> x, u64 i, u32 value SITE) {
 }
 
 // A value that another block may have written with store_release; what that block wrote before is then seen too.
-// ld.acquire.gpu (9.7.8.8). A loop that waits for a value calls this and nothing that a thread must wait for.
+// ld.acquire.gpu (9.7.9.8). A loop that waits for a value calls this and nothing that a thread must wait for.
 DEVICE u32 load_acquire(Global<u32> x, u64 i SITE) {
 #if ON_GPU
     u32 value;
@@ -26,7 +26,7 @@ DEVICE u32 load_acquire(Global<u32> x, u64 i SITE) {
 #endif
 }
 
-// x[i] = value, after everything that this thread wrote before. st.release.gpu (9.7.8.11).
+// x[i] = value, after everything that this thread wrote before. st.release.gpu (9.7.9.11).
 DEVICE void store_release(Global<u32> x, u64 i, u32 value SITE) {
 #if ON_GPU
     asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(x.data + i), "r"(value) : "memory");

@@ -40,9 +40,10 @@ DEVICE void warp_sync(SITE_ONLY) {
 #endif
 }
 
-// What this thread wrote before is seen by other blocks before what it writes after. fence.acq_rel.gpu (9.7.13.4).
+// What this thread wrote before is seen by other blocks before what it writes after. fence.acq_rel.gpu (9.7.13.4);
+// __threadfence would be the dearer fence.sc.
 DEVICE void device_fence() {
 #if ON_GPU
-    __threadfence();
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
 #endif
 }

@@ -72,7 +72,7 @@ DEVICE bool is_aligned(Global<T> x) {
 #endif
 }
 
-// One element. ld.global (9.7.8.8), through the read-only path where T is const (ld.global.nc, 9.7.8.9).
+// One element. ld.global (9.7.9.8), through the read-only path where T is const (ld.global.nc, 9.7.9.9).
 template <class T>
 DEVICE T load(Global<T> x, u64 i SITE) {
 #if ON_GPU
@@ -96,7 +96,7 @@ DEVICE T load(Global<const T> x, u64 i SITE) {
 #endif
 }
 
-// One element. st.global (9.7.8.11).
+// One element. st.global (9.7.9.11).
 template <class T>
 DEVICE void store(Global<T> x, u64 i, T value SITE) {
 #if ON_GPU
@@ -106,7 +106,7 @@ DEVICE void store(Global<T> x, u64 i, T value SITE) {
 #endif
 }
 
-// The 16 bytes from element i, whose address must be a multiple of 16. ld.global.v4 (9.7.8.8), .nc where T is const.
+// The 16 bytes from element i, whose address must be a multiple of 16. ld.global.v4 (9.7.9.8), .nc where T is const.
 template <class T>
 DEVICE Pack<T> load_pack(Global<T> x, u64 i SITE) {
 #if ON_GPU
@@ -128,7 +128,7 @@ DEVICE Pack<T> load_pack(Global<const T> x, u64 i SITE) {
 #endif
 }
 
-// As load_pack, for what is read once: first to leave the caches. ld.global.cs.v4 (9.7.8.1, cache operators).
+// As load_pack, for what is read once: first to leave the caches. ld.global.cs.v4 (9.7.9.1, cache operators).
 template <class T>
 DEVICE Pack<typename Plain<T>::Type> load_pack_once(Global<T> x, u64 i SITE) {
 #if ON_GPU
@@ -140,7 +140,7 @@ DEVICE Pack<typename Plain<T>::Type> load_pack_once(Global<T> x, u64 i SITE) {
 #endif
 }
 
-// 16 bytes to element i, whose address must be a multiple of 16. st.global.v4 (9.7.8.11).
+// 16 bytes to element i, whose address must be a multiple of 16. st.global.v4 (9.7.9.11).
 template <class T>
 DEVICE void store_pack(Global<T> x, u64 i, Pack<T> pack SITE) {
 #if ON_GPU

@@ -14,7 +14,7 @@
 //   async.cuh       asynchronous copies into shared memory (sm_80)
 //   matrix.cuh      fragments and products of the tensor cores (sm_80)
 //
-// Section numbers are those of the PTX ISA 8.4 manual, "Instruction Set".
+// Section numbers are those of the PTX ISA 9.0 manual, "Instruction Set".
 #pragma once
 
 #include "platform.cuh"

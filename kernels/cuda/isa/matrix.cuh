@@ -14,13 +14,14 @@
 
 #if WARP_SIZE == 32
 
-// d += a · b. mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 (9.7.14.5.14).
+// d += a · b. mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 (9.7.14.5.14). Volatile, since all threads of the warp must
+// execute it: the compiler may not move it to where only those are that use the result.
 DEVICE void multiply_add(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2] SITE) {
 #if ON_GPU
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
     emulator::multiply_add(d, a, b, site);
 #endif
@@ -51,17 +52,18 @@ DEVICE void load_matrices_transposed(u32 (&r)[4], Shared<bf16> x, u32 i SITE) {
 #endif
 }
 
-// The mirror of load_matrices: writes four 8 × 8 matrices. stmatrix.sync.aligned.m8n8.x4 (9.7.14.5.16); sm_90 only.
+// The mirror of load_matrices: writes four 8 × 8 matrices. stmatrix.sync.aligned.m8n8.x4 (9.7.14.5.16). Needs sm_90; code
+// for sm_80 that calls it does not compile.
+#if !ON_GPU || __CUDA_ARCH__ >= 900
 DEVICE void store_matrices(Shared<bf16> x, u32 i, const u32 (&r)[4] SITE) {
 #if ON_GPU
-#if __CUDA_ARCH__ >= 900
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(x, i)),
                  "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
                  : "memory");
-#endif
 #else
     emulator::store_matrices(r, x.range, (i64(x.first) + i64(i)) * 2, site);
 #endif
 }
+#endif
 
 #endif

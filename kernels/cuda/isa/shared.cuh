@@ -57,7 +57,7 @@ DEVICE Shared<T> from(Shared<T> x, i32 n) {
 #endif
 }
 
-// One element. ld.shared (9.7.8.8).
+// One element. ld.shared (9.7.9.8).
 template <class T>
 DEVICE T load(Shared<T> x, u32 i SITE) {
 #if ON_GPU
@@ -69,7 +69,7 @@ DEVICE T load(Shared<T> x, u32 i SITE) {
 #endif
 }
 
-// One element. st.shared (9.7.8.11).
+// One element. st.shared (9.7.9.11).
 template <class T>
 DEVICE void store(Shared<T> x, u32 i, T value SITE) {
 #if ON_GPU

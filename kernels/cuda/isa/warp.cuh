@@ -1,5 +1,5 @@
 // Shuffles and votes. All threads of a warp take part, at the same line: there is no mask. They exchange registers and
-// order no memory (9.7.8.6 shfl.sync, 9.7.13.8 vote.sync); warp_sync does that.
+// order no memory (9.7.9.6 shfl.sync, 9.7.13.9 vote.sync); warp_sync does that.
 #pragma once
 
 #include "bf16.cuh"
@@ -37,8 +37,8 @@ DEVICE u32 shuffle(u32 value, u32 source SITE) {
 }
 DEVICE f32 shuffle(f32 value, u32 source SITE) { return f32_of_bits(shuffle(bits_of(value), source PASS_SITE)); }
 
-// Bit l is the condition of lane l. vote.sync.ballot.
-DEVICE u64 ballot(bool condition SITE) {
+// Bit l is the condition of lane l (NVRTC has a `ballot` of its own). vote.sync.ballot.
+DEVICE u64 lanes_where(bool condition SITE) {
 #if ON_GPU
     return __ballot_sync(0xffffffffu, condition);
 #else

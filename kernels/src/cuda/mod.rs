@@ -17,6 +17,8 @@ mod embedding;
 mod gemm;
 mod grad_norm;
 mod launch;
+#[cfg(feature = "cuda")]
+pub mod modules;
 mod philox;
 mod rms_norm;
 mod rope;

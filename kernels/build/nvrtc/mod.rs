@@ -1,0 +1,74 @@
+//! Feature `cuda`: every `cuda/*.cu` through NVRTC, as machine code for sm_80 and sm_90a and as PTX for later GPUs, and
+//! `$OUT_DIR/cubins.rs`, which `src/cuda/modules.rs` includes. Nothing of CUDA is needed but libnvrtc: no headers, no
+//! host compiler, no GPU. See docs/cuda-build.md.
+
+mod accepted;
+mod compile;
+mod image;
+mod library;
+mod locate;
+mod log;
+mod table;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use accepted::Finding;
+use compile::{Family, Output};
+use library::{Nvrtc, Target};
+
+/// Machine code of A100 and of H100 and H200, and PTX that any later GPU's driver compiles.
+const TARGETS: [Target; 3] = [Target::Cubin("sm_80"), Target::Cubin("sm_90a"), Target::Ptx("compute_80")];
+
+/// The version for which `cuda/accepted.txt` is complete: that of `cuda/toolchain.sh`.
+const PINNED: (u32, u32) = (12, 4);
+
+pub(crate) fn build() {
+    println!("cargo::rerun-if-changed=cuda");
+    if let Err(message) = compile_all() {
+        for line in message.lines().filter(|line| !line.is_empty()) {
+            println!("cargo::error={line}");
+        }
+        std::process::exit(1);
+    }
+}
+
+fn compile_all() -> Result<(), String> {
+    let nvrtc = locate::nvrtc(Path::new("cuda/toolchain.sh"))?;
+    println!("cargo::rustc-env=TISSERAND_NVRTC_VERSION={}.{}", nvrtc.version.0, nvrtc.version.1);
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let families = compile::families(Path::new("cuda"))?;
+    let outputs = compile::compile(&nvrtc, &families, &TARGETS, &out)?;
+    check(&nvrtc, &families, &outputs)?;
+    let table = table::cubins(&families, &outputs)?;
+    fs::write(out.join("cubins.rs"), table).map_err(|e| format!("cubins.rs: {e}"))
+}
+
+/// Refuses what ptxas reports and `cuda/accepted.txt` does not list, and what the list has and ptxas does not report.
+fn check(nvrtc: &Nvrtc, families: &[Family], outputs: &[Vec<Output>]) -> Result<(), String> {
+    let mut findings: Vec<Finding> = Vec::new();
+    for (family, outputs) in families.iter().zip(outputs) {
+        for (output, target) in outputs.iter().zip(TARGETS) {
+            for warning in &output.report.warnings {
+                println!("cargo::warning={}: {warning}", family.name);
+            }
+            findings.extend(accepted::findings(&output.report, target.architecture()));
+        }
+    }
+    let list =
+        fs::read_to_string("cuda/accepted.txt").map_err(|e| format!("kernels/cuda/accepted.txt: {e}"))?;
+    let accepted = accepted::parse(&list).map_err(|e| format!("kernels/cuda/accepted.txt, {e}"))?;
+    let mut errors = accepted::unlisted(&findings, &accepted);
+    if !errors.is_empty() {
+        errors.push(
+            "hint: mend the kernel, or list it with a reason in kernels/cuda/accepted.txt; another NVRTC than that of \
+             kernels/cuda/toolchain.sh may need other registers"
+                .to_owned(),
+        );
+    }
+    if nvrtc.version == PINNED {
+        let stale = accepted::stale(&findings, &accepted);
+        errors.extend(stale.into_iter().map(|line| format!("kernels/cuda/accepted.txt, {line}")));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
+}
