@@ -1,6 +1,8 @@
 //! What the device needs of a GPU's driver, as a trait: memory, a stream, events, launches by kernel name.
 //! Implementations: `cudarc` (a GPU), `emulated` (the host). The only folder of the device with `unsafe`.
 
+#[cfg(feature = "cuda")]
+pub mod cudarc;
 #[cfg(feature = "emulator")]
 pub mod emulated;
 
