@@ -110,13 +110,21 @@ fn a_device_that_has_failed_refuses_all_further_work() {
 }
 
 #[test]
-fn memory_and_events_of_another_device_are_refused() {
-    let (ctx, stranger) = (completing(Completion::Late), completing(Completion::Late));
-    let (x, mut y) = (block(&stranger), block(&ctx));
-    let message_of_copy = message(copy(&ctx, &x, &mut y));
-    assert_eq!(message_of_copy, "work of one emulated device on the memory of another");
-    let message = message(ctx.device.wait(&stranger.device.event().unwrap()));
-    assert_eq!(message, "one emulated device waits for an event of another");
+fn devices_reach_each_other_and_fail_one_by_one() {
+    let (ctx, peer) = (completing(Completion::Late), completing(Completion::Late));
+    let (mut x, mut y, mut z) = (block(&ctx), block(&peer), block(&ctx));
+    fill(&ctx, 3.0, x.view_mut([LEN])).unwrap();
+    peer.device.wait(&ctx.device.event().unwrap()).unwrap();
+    copy(&peer, &x, &mut y).unwrap();
+    ctx.device.wait(&peer.device.event().unwrap()).unwrap();
+    copy(&ctx, &y, &mut z).unwrap();
+    assert_eq!(read(&ctx, &z).unwrap(), [3.0; LEN]);
+
+    let nothing = block(&peer);
+    elementwise::cast(&peer, nothing.view([LEN]), y.view_mut([LEN])).unwrap();
+    ctx.device.wait(&peer.device.event().unwrap()).unwrap();
+    assert!(message(ctx.device.synchronize()).contains("cast_f32_f32"));
+    assert!(message(peer.device.synchronize()).contains("has failed before"));
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl<'a, M> Span<'a, M> {
 /// A handle to a GPU, with one stream: work queued on it happens in order, while the host goes on. Clones
 /// share the stream. What is queued holds what it needs; spans need not outlive the call.
 ///
-/// An error may belong to work queued before. After one the device stays failed: every later call errs.
+/// An error may belong to work queued before. After the fault of a kernel the device stays failed: every later call errs.
 pub trait Driver: Clone + Send + Sync + 'static {
     /// One allocation. It stays valid until it is dropped and all work queued on it is done.
     type Memory: Send + Sync + 'static;

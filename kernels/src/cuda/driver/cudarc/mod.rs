@@ -124,12 +124,12 @@ impl Driver for Cudarc {
         unsafe { staging.upload(src, to) }
     }
 
-    /// The host's memory is not pinned, so the call returns when the copy has ended ("API synchronization behavior" in
-    /// the driver's manual); the stream is asked besides, whose errors come out here.
+    /// Straight into the caller's memory, which is not pinned: the driver stages it, and the host waits in any case.
     fn download(&self, src: Span<'_, CudaMemory>, dst: &mut [u8]) -> Result<()> {
         assert_eq!(src.size_bytes, dst.len(), "download of another length");
         let (from, stream) = (self.address(src)?, self.stream.enter()?);
-        // SAFETY: `from` is a range of a live allocation, as long as `dst`, which is borrowed until the copy has ended.
+        // SAFETY: `from` is a range of a live allocation, as long as `dst`, which is borrowed until the stream has done
+        // the copy below, or has failed and does nothing any more.
         let answer = unsafe { sys::cuMemcpyDtoHAsync_v2(dst.as_mut_ptr().cast(), from, dst.len(), stream) };
         check("cuMemcpyDtoHAsync", answer)?;
         self.synchronize()

@@ -14,7 +14,6 @@ const POINTS: usize = 256;
 
 /// A queue of work that no other stream waits for, but by events.
 pub(super) struct Stream {
-    /// The events go before the stream, both before the context.
     points: Vec<Event>,
     next_point: AtomicUsize,
     raw: CUstream,
