@@ -63,7 +63,7 @@ pub enum KernelError {
         /// Bytes asked for.
         bytes: usize,
     },
-    /// The device could not be set up.
+    /// The device could not be set up, or failed; or work that it refuses.
     #[error("{0}")]
     Device(String),
 }

@@ -2,9 +2,11 @@
 //! GPU of this machine (feature `cuda` alone), where a missing GPU is a failure. Without either feature there
 //! is no test here.
 
-#![cfg(feature = "emulator")]
+#![cfg(any(feature = "cuda", feature = "emulator"))]
 
 mod support;
 
 mod elementwise;
+#[cfg(feature = "emulator")]
+mod mistakes;
 mod streams;

@@ -1,139 +1,80 @@
-//! The order of work: on one handle as queued, between handles by events only. Host programs that forget an
-//! event, or go on after a fault, are caught by the emulated device, each by the setting that is meant for it.
+//! The order of work: on one handle as queued, between handles by events only. What a program that forgets an event
+//! gets is in [`mistakes`](crate::mistakes).
 
 use std::sync::mpsc::channel;
 
-use tisserand_kernels::cuda::driver::emulated::{Completion, Emulated, Settings};
 use tisserand_kernels::ops::elementwise::{self, fill};
 use tisserand_kernels::testing::{download, upload};
-use tisserand_kernels::{Block, Class, Context, Cuda, DType, KernelError, Result, Storage};
+use tisserand_kernels::{Block, Class, Context, DType, Result, Storage};
 
-use crate::support::{Dev, context, for_each_setting};
+use crate::support::{Dev, for_each_setting};
 
-const LEN: usize = 1000;
+pub(crate) const LEN: usize = 1000;
 
-fn completing(completion: Completion) -> Context<Dev> {
-    context(Settings { completion, ..Settings::default() })
-}
-
-fn block<D: Storage>(ctx: &Context<D>) -> Block<D> {
+pub(crate) fn block<D: Storage>(ctx: &Context<D>) -> Block<D> {
     ctx.arena.block(Class::Activations, DType::F32, LEN).unwrap()
 }
 
 /// The same memory on another stream.
-fn fork<D: Storage>(ctx: &Context<D>) -> Context<D> {
+pub(crate) fn fork<D: Storage>(ctx: &Context<D>) -> Context<D> {
     Context { device: ctx.device.fork().unwrap(), arena: ctx.arena.clone() }
 }
 
-fn copy<D: Storage>(ctx: &Context<D>, src: &Block<D>, dst: &mut Block<D>) -> Result<()> {
+pub(crate) fn copy<D: Storage>(ctx: &Context<D>, src: &Block<D>, dst: &mut Block<D>) -> Result<()> {
     ctx.device.copy(src.view([LEN]), dst.view_mut([LEN]))
 }
 
-fn read<D: Storage>(ctx: &Context<D>, src: &Block<D>) -> Result<Vec<f32>> {
+pub(crate) fn read<D: Storage>(ctx: &Context<D>, src: &Block<D>) -> Result<Vec<f32>> {
     let mut values = vec![0.0; LEN];
     ctx.device.download(src.view([LEN]), &mut values)?;
     Ok(values)
 }
 
-fn message<T>(result: Result<T>) -> String {
-    match result {
-        Err(KernelError::Device(message)) => message,
-        Err(other) => panic!("another error: {other}"),
-        Ok(_) => panic!("the mistake was not seen"),
-    }
+/// Whether a stream waits for the work of another on which it relies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waits {
+    Yes,
+    #[cfg(feature = "emulator")]
+    No,
 }
 
-/// Fills `x` on one stream and copies it on another, with or without a wait in between.
-fn producer_and_consumer(completion: Completion, waits: bool) -> Result<Vec<f32>> {
-    let ctx = completing(completion);
-    let other = fork(&ctx);
-    let (mut x, mut y) = (block(&ctx), block(&ctx));
-    // The consumer has something else to do first, on memory that the first stream has given up before.
+/// Fills a block on one stream and copies it on another.
+pub(crate) fn producer_and_consumer(ctx: &Context<Dev>, waits: Waits) -> Result<Vec<f32>> {
+    let other = fork(ctx);
+    let (mut x, mut y) = (block(ctx), block(ctx));
+    // Both blocks are new to the first stream; the other one takes `y` over.
     other.device.wait(&ctx.device.event()?)?;
-    fill(&ctx, 2.0, x.view_mut([LEN]))?;
-    if waits {
+    fill(ctx, 2.0, x.view_mut([LEN]))?;
+    if waits == Waits::Yes {
         other.device.wait(&ctx.device.event()?)?;
     }
     copy(&other, &x, &mut y)?;
     read(&other, &y)
 }
 
-#[test]
-fn a_consumer_that_waits_for_its_event_reads_what_was_produced() {
-    for completion in [Completion::Early, Completion::Late, Completion::Mixed(0b01), Completion::Mixed(0b10)]
-    {
-        assert_eq!(producer_and_consumer(completion, true).unwrap(), [2.0; LEN], "{completion:?}");
-    }
-}
-
-#[test]
-fn a_consumer_that_lacks_a_wait_reads_what_was_never_written() {
-    assert!(producer_and_consumer(Completion::Early, false).is_ok(), "early hides the mistake");
-    let message = message(producer_and_consumer(Completion::Late, false));
-    assert!(message.contains("download of the bytes 4096..8096: byte 4096 was not written"), "{message}");
-}
-
-#[test]
-fn a_kernel_that_lacks_a_wait_is_reported_by_its_name() {
-    let ctx = completing(Completion::Late);
-    let other = fork(&ctx);
-    let (mut x, mut y) = (block(&ctx), block(&ctx));
-    other.device.wait(&ctx.device.event().unwrap()).unwrap();
-    fill(&ctx, 2.0, x.view_mut([LEN])).unwrap();
-    elementwise::cast(&other, x.view([LEN]), y.view_mut([LEN])).unwrap();
-    let message = message(other.device.synchronize());
-    assert!(message.contains("cast_f32_f32"), "{message}");
-}
-
-/// A slot that is filled a second time while its first contents are still to be read.
-fn slot_used_twice(completion: Completion, waits: bool) -> Vec<f32> {
-    let ctx = completing(completion);
-    let gathers = fork(&ctx);
-    let (mut slot, mut out) = (block(&ctx), block(&ctx));
+/// Fills a slot a second time while its first contents are still to be read.
+pub(crate) fn slot_used_twice(ctx: &Context<Dev>, waits: Waits) -> Vec<f32> {
+    let gathers = fork(ctx);
+    let (mut slot, mut out) = (block(ctx), block(ctx));
     gathers.device.wait(&ctx.device.event().unwrap()).unwrap();
     fill(&gathers, 1.0, slot.view_mut([LEN])).unwrap();
     ctx.device.wait(&gathers.device.event().unwrap()).unwrap();
-    copy(&ctx, &slot, &mut out).unwrap();
-    if waits {
+    copy(ctx, &slot, &mut out).unwrap();
+    if waits == Waits::Yes {
         gathers.device.wait(&ctx.device.event().unwrap()).unwrap();
     }
     fill(&gathers, 2.0, slot.view_mut([LEN])).unwrap();
-    read(&ctx, &out).unwrap()
+    read(ctx, &out).unwrap()
 }
 
 #[test]
-fn a_slot_that_is_overwritten_too_early_shows_on_a_device_of_mixed_streams() {
-    let mixed = Completion::Mixed(0b10);
-    assert_eq!(slot_used_twice(Completion::Late, false), [1.0; LEN], "late hides the mistake");
-    assert_eq!(slot_used_twice(mixed, false), [2.0; LEN]);
-    assert_eq!(slot_used_twice(mixed, true), [1.0; LEN]);
+fn a_consumer_that_waits_for_its_event_reads_what_was_produced() {
+    for_each_setting(|ctx| assert_eq!(producer_and_consumer(ctx, Waits::Yes).unwrap(), [2.0; LEN]));
 }
 
 #[test]
-fn a_block_dropped_while_another_stream_needs_it_is_lost() {
-    let ctx = completing(Completion::Mixed(0b01));
-    let other = fork(&ctx);
-    let (mut x, mut y) = (block(&ctx), block(&ctx));
-    fill(&ctx, 2.0, x.view_mut([LEN])).unwrap();
-    other.device.wait(&ctx.device.event().unwrap()).unwrap();
-    copy(&other, &x, &mut y).unwrap();
-    drop(x);
-    let message = message(read(&other, &y));
-    assert!(message.contains("was not written"), "{message}");
-}
-
-#[test]
-fn an_event_is_the_point_where_it_was_made() {
-    let ctx = completing(Completion::Late);
-    let other = fork(&ctx);
-    let (mut x, mut y) = (block(&ctx), block(&ctx));
-    fill(&ctx, 1.0, x.view_mut([LEN])).unwrap();
-    let event = ctx.device.event().unwrap();
-    fill(&ctx, 2.0, x.view_mut([LEN])).unwrap();
-    other.device.wait(&event).unwrap();
-    copy(&other, &x, &mut y).unwrap();
-    assert_eq!(read(&other, &y).unwrap(), [1.0; LEN]);
-    assert_eq!(read(&ctx, &x).unwrap(), [2.0; LEN]);
+fn a_slot_is_used_again_when_its_reader_is_waited_for() {
+    for_each_setting(|ctx| assert_eq!(slot_used_twice(ctx, Waits::Yes), [1.0; LEN]));
 }
 
 #[test]
@@ -158,62 +99,6 @@ fn an_upload_takes_the_bytes_as_they_are() {
         values.fill(6.0);
         assert_eq!(download(ctx, &x), [5.0; LEN]);
     });
-}
-
-#[test]
-fn what_a_block_held_before_is_not_downloaded() {
-    for_each_setting(|ctx| {
-        let old = upload(ctx, &[1.0_f32; LEN]);
-        drop(old);
-        let mut x = block(ctx);
-        ctx.device.zero(x.range_mut(0, [LEN - 1])).unwrap();
-        let message = message(read(ctx, &x));
-        let expected = "download of the bytes 0..4000: byte 3996 was not written since its block was made";
-        assert_eq!(message, expected);
-        // A refusal is not a fault: the device goes on.
-        ctx.device.zero(x.range_mut(LEN - 1, [1])).unwrap();
-        assert_eq!(download(ctx, &x), [0.0; LEN]);
-    });
-}
-
-#[test]
-fn a_device_that_has_failed_refuses_all_further_work() {
-    for_each_setting(|ctx| {
-        let other = fork(ctx);
-        let (x, mut y) = (block(ctx), block(ctx));
-        let failed = elementwise::cast(ctx, x.view([LEN]), y.view_mut([LEN])).and(ctx.device.synchronize());
-        let first = message(failed);
-        assert!(first.contains("cast_f32_f32"), "{first}");
-        let expected = format!("the emulated device has failed before: {first}");
-        assert_eq!(message(fill(ctx, 1.0, y.view_mut([LEN]))), expected);
-        assert_eq!(message(ctx.device.synchronize()), expected);
-        assert_eq!(message(other.device.synchronize()), expected);
-        assert_eq!(message(read(&other, &y)), expected);
-    });
-}
-
-#[test]
-fn memory_and_events_of_another_device_are_refused() {
-    let (ctx, stranger) = (completing(Completion::Late), completing(Completion::Late));
-    let (x, mut y) = (block(&stranger), block(&ctx));
-    let message_of_copy = message(copy(&ctx, &x, &mut y));
-    assert_eq!(message_of_copy, "work of one emulated device on the memory of another");
-    let message = message(ctx.device.wait(&stranger.device.event().unwrap()));
-    assert_eq!(message, "one emulated device waits for an event of another");
-}
-
-#[test]
-fn counters_count_kernels_that_have_run() {
-    let settings = Settings { count_accesses: true, completion: Completion::Late, ..Settings::default() };
-    let device = Emulated::new(settings);
-    let ctx = Context::new(Cuda::new(device.clone()), 1 << 20).unwrap();
-    let mut x = block(&ctx);
-    fill(&ctx, 1.0, x.view_mut([LEN])).unwrap();
-    assert_eq!(device.counters(), Default::default());
-    ctx.device.synchronize().unwrap();
-    let counted = device.take_counters();
-    assert_ne!(counted, Default::default());
-    assert_eq!(device.counters(), Default::default());
 }
 
 #[test]
@@ -247,5 +132,57 @@ fn two_threads_hand_a_block_to_and_fro() {
             ctx.device.wait(&turn.1).unwrap();
             assert_eq!(read(ctx, &turn.0).unwrap(), [2.0 * TURNS as f32; LEN]);
         });
+    });
+}
+
+#[test]
+fn an_event_may_be_waited_for_long_after_its_like_were_used_again() {
+    for_each_setting(|ctx| {
+        let other = fork(ctx);
+        let (mut x, mut y) = (block(ctx), block(ctx));
+        fill(ctx, 3.0, x.view_mut([LEN])).unwrap();
+        let event = ctx.device.event().unwrap();
+        for _ in 0..1000 {
+            ctx.device.event().unwrap();
+        }
+        other.device.wait(&event).unwrap();
+        copy(&other, &x, &mut y).unwrap();
+        assert_eq!(read(&other, &y).unwrap(), [3.0; LEN]);
+    });
+}
+
+#[test]
+fn a_large_upload_arrives_whole() {
+    for_each_setting(|ctx| {
+        // Longer than the pieces in which it travels, and no multiple of them.
+        let values: Vec<u32> = (0..700_001).collect();
+        let block = upload(ctx, &values);
+        let mut back = vec![0; values.len()];
+        ctx.device.download(block.view([values.len()]), &mut back).unwrap();
+        assert_eq!(back, values);
+    });
+}
+
+#[test]
+fn more_uploads_than_there_are_buffers_keep_their_order() {
+    for_each_setting(|ctx| {
+        let mut blocks: Vec<_> = (0..100).map(|_| block(ctx)).collect();
+        for (i, block) in blocks.iter_mut().enumerate() {
+            ctx.device.upload(&[i as f32; LEN], block.view_mut([LEN])).unwrap();
+        }
+        for (i, block) in blocks.iter().enumerate() {
+            assert_eq!(read(ctx, block).unwrap(), [i as f32; LEN]);
+        }
+    });
+}
+
+#[test]
+fn zero_writes_its_range_and_no_other() {
+    for_each_setting(|ctx| {
+        let mut x = upload(ctx, &[1.0_f32; LEN]);
+        ctx.device.zero(x.range_mut(3, [5])).unwrap();
+        let mut want = [1.0; LEN];
+        want[3..8].fill(0.0);
+        assert_eq!(download(ctx, &x), want);
     });
 }

@@ -1,6 +1,8 @@
 //! What the device needs of a GPU's driver, as a trait: memory, a stream, events, launches by kernel name.
 //! Implementations: `cudarc` (a GPU), `emulated` (the host). The only folder of the device with `unsafe`.
 
+#[cfg(feature = "cuda")]
+pub mod cudarc;
 #[cfg(feature = "emulator")]
 pub mod emulated;
 
@@ -39,7 +41,7 @@ impl<'a, M> Span<'a, M> {
 /// A handle to a GPU, with one stream: work queued on it happens in order, while the host goes on. Clones
 /// share the stream. What is queued holds what it needs; spans need not outlive the call.
 ///
-/// An error may belong to work queued before. After one the device stays failed: every later call errs.
+/// An error may belong to work queued before. After the fault of a kernel the device stays failed: every later call errs.
 pub trait Driver: Clone + Send + Sync + 'static {
     /// One allocation. It stays valid until it is dropped and all work queued on it is done.
     type Memory: Send + Sync + 'static;

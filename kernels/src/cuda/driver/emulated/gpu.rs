@@ -6,7 +6,7 @@
 //! lacks a wait reads what is stale or was never written.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::abi::Counters;
 use super::settings::{Completion, Settings};
@@ -41,15 +41,22 @@ struct Stream {
 
 enum Entry {
     Work(Work),
-    Wait(Point),
+    Wait(EmulatedEvent),
 }
 
-/// The first `count` pieces of a stream's work. They were queued before whatever waits for them, so that
-/// waits never form a circle.
+/// The first `count` pieces of a stream's work.
 #[derive(Clone, Copy)]
-pub(super) struct Point {
+struct Point {
     stream: u64,
     count: u64,
+}
+
+/// A point in the work of a stream. What comes before it was queued before whatever waits for it, so that waits never
+/// form a circle.
+#[derive(Clone)]
+pub struct EmulatedEvent {
+    gpu: Arc<Gpu>,
+    point: Point,
 }
 
 /// What is to be done next for a stream to get on.
@@ -58,8 +65,8 @@ enum Next {
     Nothing,
     /// Another thread runs a piece of its work.
     Await,
-    /// Another stream must get on first.
-    Reach(Point),
+    /// Another stream, of any device, must get on first. This one has done so many pieces.
+    Reach(EmulatedEvent, u64),
     /// This.
     Run(Work),
 }
@@ -86,7 +93,7 @@ impl Gpu {
     /// since no call may be left to return it, it is also printed.
     pub(super) fn remove_stream(&self, stream: u64) {
         let has_failed = self.state().fault.is_some();
-        if let Err(error) = self.reach(self.end(stream))
+        if let Err(error) = self.finish(stream)
             && !has_failed
         {
             eprintln!("emulated device: work that nobody waited for failed: {error}");
@@ -99,9 +106,9 @@ impl Gpu {
         self.push(stream, Entry::Work(work))
     }
 
-    /// Lets what is queued on `stream` from now on begin when `point` is reached.
-    pub(super) fn queue_wait(&self, stream: u64, point: Point) -> Result<()> {
-        self.push(stream, Entry::Wait(point))
+    /// Lets what is queued on `stream` from now on begin after `event`, of this device or another.
+    pub(super) fn queue_wait(&self, stream: u64, event: EmulatedEvent) -> Result<()> {
+        self.push(stream, Entry::Wait(event))
     }
 
     fn push(&self, stream: u64, entry: Entry) -> Result<()> {
@@ -111,7 +118,7 @@ impl Gpu {
         owner.queue.push_back(entry);
         owner.queued += 1;
         drop(state);
-        if self.is_early(stream) { self.reach(self.end(stream)) } else { Ok(()) }
+        if self.is_early(stream) { self.finish(stream) } else { Ok(()) }
     }
 
     fn is_early(&self, stream: u64) -> bool {
@@ -122,14 +129,23 @@ impl Gpu {
         }
     }
 
-    /// The point behind all that is queued on a stream.
-    pub(super) fn end(&self, stream: u64) -> Point {
+    /// The point behind all that is queued on a stream, as something to wait for.
+    pub(super) fn event(self: &Arc<Self>, stream: u64) -> EmulatedEvent {
+        EmulatedEvent { gpu: Arc::clone(self), point: self.end(stream) }
+    }
+
+    /// Runs all that is queued on a stream; the error is the device's fault.
+    pub(super) fn finish(&self, stream: u64) -> Result<()> {
+        self.reach(self.end(stream))
+    }
+
+    fn end(&self, stream: u64) -> Point {
         let count = self.state().streams.get(&stream).map_or(0, |stream| stream.queued);
         Point { stream, count }
     }
 
-    /// Runs work until `point` is reached; the error is the device's fault.
-    pub(super) fn reach(&self, point: Point) -> Result<()> {
+    /// Runs work until `point` is reached.
+    fn reach(&self, point: Point) -> Result<()> {
         let mut state = self.state();
         loop {
             state.check()?;
@@ -138,17 +154,18 @@ impl Gpu {
                 Next::Await => {
                     state = self.advanced.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
-                Next::Reach(other) => {
+                Next::Reach(event, done) => {
                     drop(state);
-                    self.reach(other)?;
+                    event.gpu.reach(event.point)?;
                     state = self.state();
+                    state.pass_wait(point.stream, done);
                 }
                 Next::Run(work) => {
                     drop(state);
                     let mut counters = Counters::default();
                     let result = work.run(&self.settings, &mut counters);
                     state = self.state();
-                    state.finish(point.stream, &counters, &result);
+                    state.end_of_work(point.stream, &counters, &result);
                     self.advanced.notify_all();
                     result?;
                 }
@@ -182,35 +199,34 @@ impl State {
         }
     }
 
-    fn is_reached(&self, point: Point) -> bool {
-        // A stream that is gone has done all its work.
-        self.streams.get(&point.stream).is_none_or(|stream| stream.done >= point.count)
-    }
-
     fn next(&mut self, point: Point) -> Next {
-        while !self.is_reached(point) {
-            let stream = &self.streams[&point.stream];
-            if stream.is_running {
-                return Next::Await;
-            }
-            if let Some(Entry::Wait(other)) = stream.queue.front()
-                && !self.is_reached(*other)
-            {
-                return Next::Reach(*other);
-            }
-            let stream = self.streams.get_mut(&point.stream).expect("it was there above");
-            match stream.queue.pop_front().expect("a point counts what is queued") {
-                Entry::Wait(_) => stream.done += 1,
-                Entry::Work(work) => {
-                    stream.is_running = true;
-                    return Next::Run(work);
-                }
-            }
+        // A stream that is gone has done all its work.
+        let Some(stream) = self.streams.get_mut(&point.stream) else { return Next::Nothing };
+        if stream.done >= point.count {
+            return Next::Nothing;
         }
-        Next::Nothing
+        if stream.is_running {
+            return Next::Await;
+        }
+        if let Some(Entry::Wait(event)) = stream.queue.front() {
+            return Next::Reach(event.clone(), stream.done);
+        }
+        let Some(Entry::Work(work)) = stream.queue.pop_front() else {
+            unreachable!("a point counts what is queued");
+        };
+        stream.is_running = true;
+        Next::Run(work)
     }
 
-    fn finish(&mut self, stream: u64, counters: &Counters, result: &Result<()>) {
+    /// Takes away the wait behind `done` pieces of a stream's work, unless another thread has done so.
+    fn pass_wait(&mut self, stream: u64, done: u64) {
+        if let Some(stream) = self.streams.get_mut(&stream).filter(|stream| stream.done == done) {
+            stream.queue.pop_front();
+            stream.done += 1;
+        }
+    }
+
+    fn end_of_work(&mut self, stream: u64, counters: &Counters, result: &Result<()>) {
         self.counters.add(counters);
         if let Some(stream) = self.streams.get_mut(&stream) {
             stream.is_running = false;

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use super::abi::Allocation;
-use super::gpu::Gpu;
 
-/// One allocation of a device; ranges of it keep it.
+/// One allocation; ranges of it keep it. All devices of the program reach it, as GPUs do that are each other's peers.
 pub struct EmulatedMemory {
-    pub(super) gpu: Arc<Gpu>,
     pub(super) allocation: Arc<Allocation>,
 }
 

@@ -2,7 +2,7 @@
 //! and events that behave as badly as a GPU's may ([`Settings`]).
 //!
 //! Where a real driver would let a mistake pass, this one says what it is: a kernel's access outside its
-//! arguments or to bytes that nobody has written, a download of such bytes, memory or events of another device.
+//! arguments or to bytes that nobody has written, a download of such bytes.
 
 mod abi;
 mod gpu;
@@ -18,7 +18,8 @@ use crate::{KernelError, Result};
 
 pub use abi::Counters;
 use abi::{Allocation, OwnedArg};
-use gpu::{Gpu, Point};
+pub use gpu::EmulatedEvent;
+use gpu::Gpu;
 pub use memory::EmulatedMemory;
 use memory::Range;
 pub use settings::{Completion, Schedule, Settings};
@@ -40,13 +41,6 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.gpu.remove_stream(self.number);
     }
-}
-
-/// A point in the work of a stream.
-#[derive(Clone)]
-pub struct EmulatedEvent {
-    gpu: Arc<Gpu>,
-    point: Point,
 }
 
 impl Emulated {
@@ -73,25 +67,22 @@ impl Emulated {
     fn queue(&self, work: Work) -> Result<()> {
         self.stream.gpu.queue(self.stream.number, work)
     }
+}
 
-    /// The memory behind a span, for as long as the work that it is for.
-    fn range(&self, span: Span<'_, EmulatedMemory>) -> Result<Range> {
-        if !Arc::ptr_eq(&span.memory.gpu, &self.stream.gpu) {
-            return Err(KernelError::Device("work of one emulated device on the memory of another".into()));
-        }
-        Ok(span.memory.range(span.offset_bytes, span.size_bytes))
-    }
+/// The memory behind a span, for as long as the work that it is for.
+fn range(span: Span<'_, EmulatedMemory>) -> Range {
+    span.memory.range(span.offset_bytes, span.size_bytes)
+}
 
-    fn argument(&self, arg: Arg<'_, EmulatedMemory>) -> Result<OwnedArg> {
-        Ok(match arg {
-            Arg::Read(span) => OwnedArg::Buffer(self.range(span)?, false),
-            Arg::Write(span) => OwnedArg::Buffer(self.range(span)?, true),
-            Arg::Absent => OwnedArg::Absent,
-            Arg::U32(value) => OwnedArg::Scalar(u64::from(value), 4),
-            Arg::I32(value) => OwnedArg::Scalar(u64::from(value.cast_unsigned()), 4),
-            Arg::U64(value) => OwnedArg::Scalar(value, 8),
-            Arg::F32(value) => OwnedArg::Scalar(u64::from(value.to_bits()), 4),
-        })
+fn argument(arg: Arg<'_, EmulatedMemory>) -> OwnedArg {
+    match arg {
+        Arg::Read(span) => OwnedArg::Buffer(range(span), false),
+        Arg::Write(span) => OwnedArg::Buffer(range(span), true),
+        Arg::Absent => OwnedArg::Absent,
+        Arg::U32(value) => OwnedArg::Scalar(u64::from(value), 4),
+        Arg::I32(value) => OwnedArg::Scalar(u64::from(value.cast_unsigned()), 4),
+        Arg::U64(value) => OwnedArg::Scalar(value, 8),
+        Arg::F32(value) => OwnedArg::Scalar(u64::from(value.to_bits()), 4),
     }
 }
 
@@ -102,18 +93,18 @@ impl Driver for Emulated {
     fn allocate(&self, bytes: usize) -> Result<EmulatedMemory> {
         let allocation =
             Allocation::new(bytes).ok_or(KernelError::OutOfMemory { device: "emulated", bytes })?;
-        Ok(EmulatedMemory { gpu: Arc::clone(&self.stream.gpu), allocation: Arc::new(allocation) })
+        Ok(EmulatedMemory { allocation: Arc::new(allocation) })
     }
 
     fn upload(&self, src: &[u8], dst: Span<'_, EmulatedMemory>) -> Result<()> {
         assert_eq!(src.len(), dst.size_bytes, "upload of another length");
-        self.queue(Work::Upload(src.into(), self.range(dst)?))
+        self.queue(Work::Upload(src.into(), range(dst)))
     }
 
     fn download(&self, src: Span<'_, EmulatedMemory>, dst: &mut [u8]) -> Result<()> {
         assert_eq!(src.size_bytes, dst.len(), "download of another length");
         self.synchronize()?;
-        let range = self.range(src)?;
+        let range = range(src);
         if let Some(first) = range.first_poisoned() {
             let (start, end) = (src.offset_bytes, src.offset_bytes + src.size_bytes);
             return Err(KernelError::Device(format!(
@@ -127,18 +118,18 @@ impl Driver for Emulated {
 
     fn copy(&self, src: Span<'_, EmulatedMemory>, dst: Span<'_, EmulatedMemory>) -> Result<()> {
         assert_eq!(src.size_bytes, dst.size_bytes, "copy of another length");
-        let (src, dst) = (self.range(src)?, self.range(dst)?);
+        let (src, dst) = (range(src), range(dst));
         assert!(!src.overlaps(&dst), "copy between ranges that overlap");
         self.queue(Work::Copy(src, dst))
     }
 
     fn zero(&self, dst: Span<'_, EmulatedMemory>) -> Result<()> {
-        self.queue(Work::Zero(self.range(dst)?))
+        self.queue(Work::Zero(range(dst)))
     }
 
     /// An error stays with the device, and the next call returns it.
     fn discard(&self, dead: Span<'_, EmulatedMemory>) {
-        let _stays = self.range(dead).and_then(|dead| self.queue(Work::Discard(dead)));
+        let _stays = self.queue(Work::Discard(range(dead)));
     }
 
     fn launch(
@@ -147,7 +138,7 @@ impl Driver for Emulated {
         config: LaunchConfig,
         args: &[Arg<'_, EmulatedMemory>],
     ) -> Result<()> {
-        let args = args.iter().map(|arg| self.argument(*arg)).collect::<Result<_>>()?;
+        let args = args.iter().map(|arg| argument(*arg)).collect();
         self.queue(Work::Launch(kernel, config, args))
     }
 
@@ -156,21 +147,15 @@ impl Driver for Emulated {
     }
 
     fn event(&self) -> Result<EmulatedEvent> {
-        let Stream { gpu, number } = &*self.stream;
-        Ok(EmulatedEvent { gpu: Arc::clone(gpu), point: gpu.end(*number) })
+        Ok(self.stream.gpu.event(self.stream.number))
     }
 
     fn wait(&self, event: &EmulatedEvent) -> Result<()> {
-        let Stream { gpu, number } = &*self.stream;
-        if !Arc::ptr_eq(gpu, &event.gpu) {
-            return Err(KernelError::Device("one emulated device waits for an event of another".into()));
-        }
-        gpu.queue_wait(*number, event.point)
+        self.stream.gpu.queue_wait(self.stream.number, event.clone())
     }
 
     fn synchronize(&self) -> Result<()> {
-        let Stream { gpu, number } = &*self.stream;
-        gpu.reach(gpu.end(*number))
+        self.stream.gpu.finish(self.stream.number)
     }
 
     fn fork(&self) -> Result<Self> {

@@ -1,0 +1,52 @@
+//! The emulated device, in all its settings.
+
+use tisserand_kernels::cuda::driver::emulated::{Completion, Emulated, Schedule, Settings};
+use tisserand_kernels::{Context, Cuda};
+
+use super::CAPACITY_BYTES;
+
+/// The device under test.
+pub(crate) type Dev = Cuda<Emulated>;
+
+/// Runs `body` once for each setting that a result must not depend on: the order of threads, and the time when
+/// work on streams and asynchronous work in kernels happens. On a GPU, once.
+///
+/// # Panics
+/// Where `body` does; the setting stands on standard error before that.
+pub(crate) fn for_each_setting(body: impl Fn(&Context<Dev>)) {
+    for settings in settings(32) {
+        run(settings, &body);
+    }
+}
+
+/// As [`for_each_setting`], with warps of 64 threads, in one order. On a GPU of warps of 32, not at all.
+///
+/// # Panics
+/// As [`for_each_setting`].
+pub(crate) fn with_warps_of_64(body: impl Fn(&Context<Dev>)) {
+    let [_, random, ..] = settings(64);
+    run(random, &body);
+}
+
+fn settings(warp_size: u32) -> [Settings; 4] {
+    let with = |schedule, completion| Settings { schedule, completion, warp_size, ..Settings::default() };
+    [
+        with(Schedule::RoundRobin, Completion::Early),
+        with(Schedule::Random(1), Completion::Late),
+        with(Schedule::Random(2), Completion::Mixed(0b10)),
+        with(Schedule::WarpSkewed(3), Completion::Late),
+    ]
+}
+
+fn run(settings: Settings, body: impl Fn(&Context<Dev>)) {
+    eprintln!("with {settings:?}");
+    body(&context(settings));
+}
+
+/// A context with these settings.
+///
+/// # Panics
+/// If there is no memory for it.
+pub(crate) fn context(settings: Settings) -> Context<Dev> {
+    Context::new(Cuda::new(Emulated::new(settings)), CAPACITY_BYTES).expect("emulated device")
+}

@@ -1,0 +1,28 @@
+//! The first GPU of this machine.
+
+use std::sync::OnceLock;
+
+use tisserand_kernels::cuda::driver::Driver;
+use tisserand_kernels::cuda::driver::cudarc::Cudarc;
+use tisserand_kernels::{Context, Cuda};
+
+use super::CAPACITY_BYTES;
+
+/// The device under test.
+pub(crate) type Dev = Cuda<Cudarc>;
+
+/// Opened once: every test has a stream of its own on it.
+static GPU: OnceLock<Cudarc> = OnceLock::new();
+
+/// Runs `body` once; the emulator has the settings that a result must not depend on.
+///
+/// # Panics
+/// Where `body` does; without a GPU.
+pub(crate) fn for_each_setting(body: impl Fn(&Context<Dev>)) {
+    let gpu = GPU.get_or_init(|| Cudarc::open(0).unwrap_or_else(|e| panic!("{e}")));
+    let stream = gpu.fork().unwrap_or_else(|e| panic!("{e}"));
+    body(&Context::new(Cuda::new(stream), CAPACITY_BYTES).unwrap_or_else(|e| panic!("{e}")));
+}
+
+/// Does nothing: the warps of this GPU have 32 threads.
+pub(crate) fn with_warps_of_64(_body: impl Fn(&Context<Dev>)) {}
