@@ -66,7 +66,7 @@ pub fn choose(config: &Config, place: Place) -> Result<DeviceChoice> {
         }
         #[cfg(feature = "gpu")]
         DeviceKind::Cuda => {
-            let (device, description) = gpu::open(place.local_rank)?;
+            let (device, description) = gpu::open(&place)?;
             Ok(choice(device, description, place))
         }
         #[cfg(not(feature = "gpu"))]
@@ -120,7 +120,7 @@ pub fn evaluator(
     match config.run.device {
         DeviceKind::Cpu => evaluator_on(cpu(config.run.threads, &place)?, config, folder, place, sharding),
         #[cfg(feature = "gpu")]
-        DeviceKind::Cuda => evaluator_on(gpu::open(place.local_rank)?.0, config, folder, place, sharding),
+        DeviceKind::Cuda => evaluator_on(gpu::open(&place)?.0, config, folder, place, sharding),
         #[cfg(not(feature = "gpu"))]
         DeviceKind::Cuda => Err(without_gpus()),
     }
