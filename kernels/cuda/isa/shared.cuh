@@ -57,6 +57,16 @@ DEVICE Shared<T> from(Shared<T> x, i32 n) {
 #endif
 }
 
+// The same bytes as elements of another type, for an array whose first use is over: after a barrier.
+template <class To, class T>
+DEVICE Shared<To> view_as(Shared<T> x) {
+#if ON_GPU
+    return Shared<To>{reinterpret_cast<To*>(x.data)};
+#else
+    return Shared<To>{x.range, i32(i64(x.first) * i64(sizeof(T)) / i64(sizeof(To)))};
+#endif
+}
+
 // One element. ld.shared (9.7.9.8).
 template <class T>
 DEVICE T load(Shared<T> x, u32 i SITE) {
@@ -117,6 +127,16 @@ DEVICE void store_pair(Shared<bf16> x, u32 i, u32 pair SITE) {
     *reinterpret_cast<u32*>(x.data + i) = pair;
 #else
     emulator::write_shared(x.range, (i64(x.first) + i64(i)) * 2, 4, &pair, site);
+#endif
+}
+
+// Two f32 from element i on, which must be even. st.shared.v2.f32.
+DEVICE void store_pair(Shared<f32> x, u32 i, f32 first, f32 second SITE) {
+#if ON_GPU
+    *reinterpret_cast<float2*>(x.data + i) = make_float2(first, second);
+#else
+    const f32 pair[2] = {first, second};
+    emulator::write_shared(x.range, (i64(x.first) + i64(i)) * 4, 8, pair, site);
 #endif
 }
 

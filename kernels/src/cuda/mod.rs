@@ -14,7 +14,7 @@ mod cross_entropy;
 pub mod driver;
 mod elementwise;
 mod embedding;
-mod gemm;
+pub mod gemm;
 mod grad_norm;
 mod launch;
 #[cfg(feature = "cuda")]

@@ -10,3 +10,4 @@ mod elementwise;
 #[cfg(feature = "emulator")]
 mod mistakes;
 mod streams;
+mod gemm;

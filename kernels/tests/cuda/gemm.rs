@@ -1,0 +1,275 @@
+//! Matrix products: against the reference for all layouts, types, odd sizes and odd addresses; every tile by
+//! itself; equal bits from all tiles; and that neither memory spends more on an access than it must.
+
+use tisserand_kernels::cuda::driver::emulated::{Emulated, Settings};
+use tisserand_kernels::cuda::gemm::{Tile, arguments};
+use tisserand_kernels::cuda::{Driver, LaunchConfig};
+use tisserand_kernels::ops::Write;
+use tisserand_kernels::ops::elementwise;
+use tisserand_kernels::ops::gemm::{self, GemmShape, Layout, reference};
+use tisserand_kernels::testing::{
+    assert_close, bits, download, normal_f64, poisoned, rms, tolerance, upload_as,
+};
+use tisserand_kernels::{Block, Context, DType, Device};
+
+use crate::support::{Dev, FLOATS, context, for_each_setting};
+use DType::{Bf16, F32};
+use Layout::{Nn, Nt, Tn};
+
+const LAYOUTS: [Layout; 3] = [Nt, Nn, Tn];
+
+/// Tiles whose operands are bf16.
+const TILES: [Tile; 4] = [Tile::Large, Tile::Medium, Tile::Small, Tile::Converting];
+
+/// What a linear layer's three products need, and where in their blocks the tensors begin.
+#[derive(Clone, Copy, Debug)]
+struct Linear {
+    tokens: usize,
+    inputs: usize,
+    outputs: usize,
+    start: usize,
+}
+
+/// Size one, primes, one below and above chunks, steps and tiles; aligned, and not.
+const LAYERS: [Linear; 9] = [
+    Linear { tokens: 1, inputs: 1, outputs: 1, start: 0 },
+    Linear { tokens: 1, inputs: 128, outputs: 136, start: 0 },
+    Linear { tokens: 7, inputs: 13, outputs: 3, start: 1 },
+    Linear { tokens: 64, inputs: 32, outputs: 64, start: 0 },
+    Linear { tokens: 63, inputs: 31, outputs: 65, start: 0 },
+    Linear { tokens: 72, inputs: 104, outputs: 56, start: 8 },
+    Linear { tokens: 72, inputs: 104, outputs: 56, start: 3 },
+    Linear { tokens: 33, inputs: 72, outputs: 67, start: 0 },
+    Linear { tokens: 131, inputs: 40, outputs: 129, start: 0 },
+];
+
+/// A block of `values` that begins at element `start`.
+fn placed<D: Device>(ctx: &Context<D>, dtype: DType, start: usize, values: &[f64]) -> Block<D> {
+    let before = vec![f64::NAN; start];
+    upload_as(ctx, dtype, &[&before, values].concat())
+}
+
+/// A tensor that products replace, or to which they add: its block, and what it held.
+fn target<D: Device>(ctx: &Context<D>, dtype: DType, start: usize, old: &[f64], write: Write) -> Block<D> {
+    match write {
+        Write::Replace => poisoned(ctx, dtype, [start + old.len()]),
+        Write::Add => placed(ctx, dtype, start, old),
+    }
+}
+
+/// Compares the part of a block from `start` on.
+fn check(ctx: &Context<Dev>, what: &str, got: &Block<Dev>, start: usize, want: &[f64], scale: f64, k: usize) {
+    let got_values = &download_from(ctx, got, start, want.len());
+    assert_close(what, got_values, want, scale, tolerance(got.dtype(), k));
+}
+
+fn download_from(ctx: &Context<Dev>, block: &Block<Dev>, start: usize, len: usize) -> Vec<f32> {
+    let mut copy = poisoned(ctx, block.dtype(), [len]);
+    tisserand_kernels::Storage::copy(&ctx.device, block.range(start, [len]), copy.view_mut([len])).unwrap();
+    download(ctx, &copy)
+}
+
+fn sum(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
+}
+
+/// The size of a sum's terms.
+fn scale(a: &[f64], b: &[f64], k: usize) -> f64 {
+    rms(a) * rms(b) * (k as f64).sqrt() + 1.0
+}
+
+fn check_linear(ctx: &Context<Dev>, layer: Linear, dtype: DType, weight_dtype: DType, write: Write) {
+    let Linear { tokens, inputs, outputs, start } = layer;
+    let name = format!("{layer:?} {dtype} × {weight_dtype} {write:?}");
+    let x = normal_f64(1, tokens * inputs);
+    let weight = normal_f64(2, outputs * inputs);
+    let bias = normal_f64(3, outputs);
+    let dout = normal_f64(4, tokens * outputs);
+    let old = normal_f64(5, tokens.max(outputs) * inputs);
+    let x_block = placed(ctx, dtype, start, &x);
+    let dout_block = placed(ctx, dtype, start, &dout);
+    let weight_block = placed(ctx, weight_dtype, start, &weight);
+    let bias_block = placed(ctx, weight_dtype, start, &bias);
+    let x_view = x_block.range(start, [tokens, inputs]);
+    let dout_view = dout_block.range(start, [tokens, outputs]);
+    let weight_view = weight_block.range(start, [outputs, inputs]);
+
+    let mut out = poisoned(ctx, dtype, [start + tokens * outputs]);
+    let with_bias = (write == Write::Add).then(|| bias_block.range(start, [outputs]));
+    let out_view = out.range_mut(start, [tokens, outputs]);
+    gemm::linear_forward(ctx, x_view, weight_view, with_bias, out_view).unwrap();
+    let mut want = reference::product(Nt, GemmShape { m: tokens, n: outputs, k: inputs }, &x, &weight);
+    if with_bias.is_some() {
+        want = sum(&want, &bias.repeat(tokens));
+    }
+    check(ctx, &format!("out {name}"), &out, start, &want, scale(&x, &weight, inputs), inputs);
+
+    let old_dx = &old[..tokens * inputs];
+    let mut dx = target(ctx, dtype, start, old_dx, write);
+    let dx_view = dx.range_mut(start, [tokens, inputs]);
+    gemm::linear_backward_input(ctx, dout_view, weight_view, write, dx_view).unwrap();
+    let mut want = reference::product(Nn, GemmShape { m: tokens, n: inputs, k: outputs }, &dout, &weight);
+    if write == Write::Add {
+        want = sum(&want, old_dx);
+    }
+    check(ctx, &format!("dx {name}"), &dx, start, &want, scale(&dout, &weight, outputs), outputs);
+
+    let old_dweight = &old[..outputs * inputs];
+    let mut dweight = target(ctx, F32, start, old_dweight, Write::Add);
+    let dweight_view = dweight.range_mut(start, [outputs, inputs]);
+    gemm::linear_backward_weight(ctx, dout_view, x_view, dweight_view).unwrap();
+    let want = reference::product(Tn, GemmShape { m: outputs, n: inputs, k: tokens }, &dout, &x);
+    let want = sum(&want, old_dweight);
+    check(ctx, &format!("dweight {name}"), &dweight, start, &want, scale(&dout, &x, tokens), tokens);
+}
+
+#[test]
+fn gemm_linear_layers_equal_the_reference() {
+    for_each_setting(|ctx| {
+        for layer in LAYERS {
+            for (dtype, weight_dtype) in FLOATS.into_iter().flat_map(|d| FLOATS.map(|w| (d, w))) {
+                for write in [Write::Replace, Write::Add] {
+                    check_linear(ctx, layer, dtype, weight_dtype, write);
+                }
+            }
+        }
+    });
+}
+
+/// Operands of one product, whatever the layout.
+struct Operands {
+    shape: GemmShape,
+    a: Vec<f64>,
+    b: Vec<f64>,
+    old: Vec<f64>,
+}
+
+fn operands(shape: GemmShape) -> Operands {
+    let GemmShape { m, n, k } = shape;
+    Operands { shape, a: normal_f64(1, m * k), b: normal_f64(2, n * k), old: normal_f64(3, m * n) }
+}
+
+/// One product by one kernel; returns `c`.
+fn launch(
+    ctx: &Context<Dev>,
+    tile: Tile,
+    layout: Layout,
+    operands: &Operands,
+    dtypes: [DType; 3],
+    write: Write,
+) -> Block<Dev> {
+    let Operands { shape, a, b, old } = operands;
+    let [a, b] = [upload_as(ctx, dtypes[0], a), upload_as(ctx, dtypes[1], b)];
+    let mut c = target(ctx, dtypes[2], 0, old, write);
+    let config: LaunchConfig = tile.launch_config(*shape);
+    let views = [a.view([a.len()]), b.view([b.len()])];
+    let args = arguments::<Emulated>(*shape, views, None, write, c.view_mut([old.len()]));
+    ctx.device.driver().launch(tile.kernel(layout, dtypes), config, &args).unwrap();
+    c
+}
+
+/// More than one tile in both directions, with tails that are not multiples of anything but chunks; more terms
+/// than all stages hold, or fewer than one.
+const SHAPES: [GemmShape; 2] = [GemmShape { m: 136, n: 264, k: 328 }, GemmShape { m: 72, n: 136, k: 8 }];
+
+#[test]
+fn gemm_tiles_equal_the_reference_and_have_the_same_bits() {
+    for_each_setting(|ctx| {
+        for shape in SHAPES {
+            let operands = operands(shape);
+            let Operands { a, b, old, .. } = &operands;
+            for layout in LAYOUTS {
+                let products = reference::product(layout, shape, a, b);
+                for (dtype, write) in [(F32, Write::Add), (Bf16, Write::Replace)] {
+                    let want = if write == Write::Add { sum(&products, old) } else { products.clone() };
+                    let run = |tile| launch(ctx, tile, layout, &operands, [Bf16, Bf16, dtype], write);
+                    let of_large = bits(ctx, &run(Tile::Large));
+                    for tile in TILES {
+                        let name = format!("{tile:?} {layout:?} {shape:?} {dtype} {write:?}");
+                        let c = run(tile);
+                        check(ctx, &name, &c, 0, &want, scale(a, b, shape.k), shape.k);
+                        assert!(bits(ctx, &c) == of_large, "{name}: bits of another tile");
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn gemm_rounds_an_f32_operand_to_bf16_where_the_other_one_is_bf16() {
+    let shape = GemmShape { m: 40, n: 24, k: 48 };
+    let finer = |values: Vec<f64>| values.iter().map(|x| x * 1.2345).collect::<Vec<_>>();
+    for_each_setting(|ctx| {
+        let Operands { a, b, old, .. } = operands(shape);
+        let operands = Operands { shape, a: finer(a), b: finer(b), old };
+        for layout in LAYOUTS {
+            for dtypes in [[F32, Bf16, F32], [Bf16, F32, F32]] {
+                let run = |dtypes| {
+                    let c = launch(ctx, Tile::Converting, layout, &operands, dtypes, Write::Replace);
+                    bits(ctx, &c)
+                };
+                assert!(run(dtypes) == run([Bf16, Bf16, F32]), "{layout:?} {dtypes:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn gemm_of_no_terms_is_the_bias_or_leaves_what_was_there() {
+    for_each_setting(|ctx| {
+        for dtype in FLOATS {
+            let none = upload_as(ctx, dtype, &[]);
+            let bias = upload_as(ctx, dtype, &[1.0, -2.0]);
+            let mut out = poisoned(ctx, dtype, [3, 2]);
+            let (x, weight) = (none.view([3, 0]), none.view([2, 0]));
+            gemm::linear_forward(ctx, x, weight, Some(bias.view([2])), out.view_mut([3, 2])).unwrap();
+            assert_eq!(download(ctx, &out), [1.0, -2.0, 1.0, -2.0, 1.0, -2.0]);
+            let mut dweight = upload_as(ctx, F32, &[0.5; 6]);
+            let (dout, x) = (none.view([0, 2]), none.view([0, 3]));
+            gemm::linear_backward_weight(ctx, dout, x, dweight.view_mut([2, 3])).unwrap();
+            assert_eq!(download(ctx, &dweight), [0.5; 6]);
+        }
+    });
+}
+
+#[test]
+fn gemm_gives_the_same_bits_twice() {
+    let operands = operands(SHAPES[0]);
+    let ctx = context(Settings::default());
+    for layout in LAYOUTS {
+        let run = || bits(&ctx, &launch(&ctx, Tile::Small, layout, &operands, [Bf16; 3], Write::Replace));
+        assert!(run() == run(), "{layout:?}");
+    }
+}
+
+#[test]
+fn gemm_has_no_bank_conflicts_and_moves_whole_sectors() {
+    let ctx = context(Settings { count_accesses: true, ..Settings::default() });
+    for tile in TILES {
+        let [m, n] = tile.extents();
+        let operands = operands(GemmShape { m, n, k: 256 });
+        for layout in LAYOUTS {
+            for (dtype, write) in [(F32, Write::Add), (Bf16, Write::Replace)] {
+                ctx.device.driver().take_counters();
+                launch(&ctx, tile, layout, &operands, [Bf16, Bf16, dtype], write);
+                let counters = ctx.device.driver().counters();
+                let name = format!("{tile:?} {layout:?} {dtype}: {counters:?}");
+                assert_eq!(counters.shared_wavefronts, counters.shared_wavefronts_at_best, "{name}");
+                assert_eq!(counters.global_sectors, counters.global_sectors_at_best, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gemm_casts_agree_with_those_of_the_elementwise_family() {
+    let ctx = context(Settings::default());
+    let shape = GemmShape { m: 8, n: 8, k: 16 };
+    let operands = operands(shape);
+    let sums = launch(&ctx, Tile::Small, Nt, &operands, [Bf16, Bf16, F32], Write::Replace);
+    let mut rounded = poisoned(&ctx, Bf16, [8, 8]);
+    elementwise::cast(&ctx, sums.view([64]), rounded.view_mut([64])).unwrap();
+    let c = launch(&ctx, Tile::Small, Nt, &operands, [Bf16; 3], Write::Replace);
+    assert_eq!(bits(&ctx, &c), bits(&ctx, &rounded), "rounded once, to nearest even");
+}
