@@ -141,9 +141,10 @@ DEVICE void store_pair(Shared<f32> x, u32 i, f32 first, f32 second SITE) {
 }
 
 #if ON_GPU
-// The address of element i in the window of shared memory, as instructions on shared memory take it.
+// The address of element i in the window of shared memory, as instructions on shared memory take it: in 32 bits from the
+// array's start on, so that what is constant in i goes into the instruction.
 template <class T>
 DEVICE u32 shared_address(Shared<T> x, u32 i) {
-    return u32(__cvta_generic_to_shared(x.data + i));
+    return u32(__cvta_generic_to_shared(x.data)) + i * u32(sizeof(T));
 }
 #endif

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod attention;
 mod elementwise;
 #[cfg(feature = "emulator")]
 mod mistakes;

@@ -19,6 +19,15 @@ pub(crate) fn for_each_setting(body: impl Fn(&Context<Dev>)) {
     }
 }
 
+/// As [`for_each_setting`], in one of the settings: for many cases, of which others go through all settings.
+///
+/// # Panics
+/// As [`for_each_setting`].
+pub(crate) fn in_one_setting(body: impl Fn(&Context<Dev>)) {
+    let [_, random, ..] = settings(32);
+    run(random, &body);
+}
+
 /// As [`for_each_setting`], with warps of 64 threads, in one order. On a GPU of warps of 32, not at all.
 ///
 /// # Panics

@@ -24,5 +24,13 @@ pub(crate) fn for_each_setting(body: impl Fn(&Context<Dev>)) {
     body(&Context::new(Cuda::new(stream), CAPACITY_BYTES).unwrap_or_else(|e| panic!("{e}")));
 }
 
+/// As [`for_each_setting`].
+///
+/// # Panics
+/// As [`for_each_setting`].
+pub(crate) fn in_one_setting(body: impl Fn(&Context<Dev>)) {
+    for_each_setting(body);
+}
+
 /// Does nothing: the warps of this GPU have 32 threads.
 pub(crate) fn with_warps_of_64(_body: impl Fn(&Context<Dev>)) {}

@@ -1,0 +1,174 @@
+// Tiles of bf16 in shared memory and the products of their fragments (maps: isa/matrix.cuh).
+//
+// A tile is row-major; a row has 8 elements more than it needs, so that it is an odd number of 16 bytes and eight rows
+// lie in different banks: neither fragments nor copies meet conflicts, and all addresses of a thread differ from its first
+// one by constants.
+#pragma once
+
+#include "isa/isa.cuh"
+
+constexpr f32 LOG2_OF_E = 1.44269504f;
+
+constexpr u32 FRAGMENT = 16;  // rows and columns of a left operand
+constexpr u32 HALF = 8;       // columns of a right operand, and of a sum
+constexpr u32 CHUNK = 8;      // elements of 16 bytes
+
+template <u32 D>
+struct Tile {
+    static constexpr u32 STRIDE = D + CHUNK;
+    static constexpr u32 CHUNKS = D / CHUNK;
+
+    // Copies rows first … of x, [tokens, row_len], of which `head_dim` elements are this head's, in the background. Rows
+    // beyond the last token and columns beyond the head's become zero: they enter products.
+    template <u32 ROWS, u32 THREADS>
+    static METHOD void load(Shared<bf16> tile, Global<const bf16> x, u32 first, u32 tokens, u32 row_len, u32 head_dim) {
+        if constexpr (THREADS % CHUNKS == 0) {
+            // A thread's chunks lie in one column, at equal distances.
+            constexpr u32 STEP = THREADS / CHUNKS;
+            const u32 row = thread_index() / CHUNKS, column = thread_index() % CHUNKS * CHUNK;
+            const i32 left = column < head_dim ? i32(tokens) - i32(first + row) : 0;
+            const Global<const bf16> own = from(x, i64(first + row) * row_len + column);
+            static_assert(ROWS % STEP == 0, "every thread has as many chunks");
+            UNROLL for (u32 n = 0; n < ROWS / STEP; n++) {
+                const u32 bytes = i32(n * STEP) < left ? CHUNK * sizeof(bf16) : 0;
+                copy_async(tile, (n * STEP + row) * STRIDE + column, own, u64(n * STEP) * row_len, bytes);
+            }
+        } else {
+            for (u32 i = thread_index(); i < ROWS * CHUNKS; i += THREADS) {
+                const u32 row = i / CHUNKS, column = i % CHUNKS * CHUNK;
+                const u32 bytes = first + row < tokens && column < head_dim ? CHUNK * sizeof(bf16) : 0;
+                copy_async(tile, row * STRIDE + column, x, u64(first + row) * row_len + column, bytes);
+            }
+        }
+    }
+
+    // Fragment of a left operand: 16 rows from `row`, 16 columns from `column`.
+    static METHOD void left(u32 (&a)[4], Shared<bf16> tile, u32 row, u32 column) {
+        const u32 lane = lane_index();
+        load_matrices(a, tile, lane % 16 * STRIDE + lane / 16 * HALF + (row * STRIDE + column));
+    }
+
+    // Two fragments of a right operand that is the tile's transpose: columns are its 16 rows from `row`, and 16 columns
+    // from `column` are summed over.
+    static METHOD void right_transposed(u32 (&b)[2][2], Shared<bf16> tile, u32 row, u32 column) {
+        const u32 lane = lane_index();
+        u32 r[4];
+        load_matrices(r, tile, (lane / 16 * HALF + lane % 8) * STRIDE + lane / 8 % 2 * HALF + (row * STRIDE + column));
+        b[0][0] = r[0], b[0][1] = r[1], b[1][0] = r[2], b[1][1] = r[3];
+    }
+
+    // Two fragments of a right operand that is the tile itself: its 16 rows from `row` are summed over.
+    static METHOD void right(u32 (&b)[2][2], Shared<bf16> tile, u32 row, u32 column) {
+        const u32 lane = lane_index();
+        u32 r[4];
+        load_matrices_transposed(r, tile, lane % 16 * STRIDE + lane / 16 * HALF + (row * STRIDE + column));
+        b[0][0] = r[0], b[0][1] = r[1], b[1][0] = r[2], b[1][1] = r[3];
+    }
+
+    // sums = x yᵀ, x being M · 16 rows from `x_row`, y being N · 8 rows from 0.
+    template <u32 M, u32 N>
+    static METHOD void multiply_transposed(f32 (&sums)[M][N][4], Shared<bf16> x, u32 x_row, Shared<bf16> y) {
+        UNROLL for (u32 m = 0; m < M; m++) {
+            UNROLL for (u32 n = 0; n < N; n++) {
+                UNROLL for (u32 i = 0; i < 4; i++) { sums[m][n][i] = 0.0f; }
+            }
+        }
+        UNROLL for (u32 column = 0; column < D; column += FRAGMENT) {
+            u32 a[M][4];
+            UNROLL for (u32 m = 0; m < M; m++) { left(a[m], x, x_row + m * FRAGMENT, column); }
+            UNROLL for (u32 n = 0; n < N; n += 2) {
+                u32 b[2][2];
+                right_transposed(b, y, n * HALF, column);
+                UNROLL for (u32 m = 0; m < M; m++) {
+                    multiply_add(sums[m][n], a[m], b[0]);
+                    multiply_add(sums[m][n + 1], a[m], b[1]);
+                }
+            }
+        }
+    }
+
+    // The values that `sums` holds for columns 16 n … of M · 16 rows as a fragment of a left operand: the same registers.
+    template <u32 N>
+    static METHOD void relabel(u32 (&a)[4], const f32 (&sums)[N][4], u32 n) {
+        a[0] = pack_bf16(sums[2 * n][0], sums[2 * n][1]);
+        a[1] = pack_bf16(sums[2 * n][2], sums[2 * n][3]);
+        a[2] = pack_bf16(sums[2 * n + 1][0], sums[2 * n + 1][1]);
+        a[3] = pack_bf16(sums[2 * n + 1][2], sums[2 * n + 1][3]);
+    }
+
+    // sums += x y, where x has been rounded from registers, [M · 16, N · 8], and y is N · 8 rows of the tile, W · 8
+    // columns from `column`.
+    template <u32 M, u32 N, u32 W>
+    static METHOD void multiply(f32 (&sums)[M][W][4], const f32 (&x)[M][N][4], Shared<bf16> y, u32 column) {
+        UNROLL for (u32 n = 0; n < N / 2; n++) {
+            u32 a[M][4];
+            UNROLL for (u32 m = 0; m < M; m++) { relabel(a[m], x[m], n); }
+            UNROLL for (u32 w = 0; w < W; w += 2) {
+                u32 b[2][2];
+                right(b, y, n * FRAGMENT, column + w * HALF);
+                UNROLL for (u32 m = 0; m < M; m++) {
+                    multiply_add(sums[m][w], a[m], b[0]);
+                    multiply_add(sums[m][w + 1], a[m], b[1]);
+                }
+            }
+        }
+    }
+
+    // sums_1 += x_1 y and sums_2 += x_2 y: as above, for 16 rows and with one read of y.
+    template <u32 N, u32 W>
+    static METHOD void multiply_both(f32 (&sums_1)[W][4], const f32 (&x_1)[N][4], f32 (&sums_2)[W][4],
+                                     const f32 (&x_2)[N][4], Shared<bf16> y, u32 column) {
+        UNROLL for (u32 n = 0; n < N / 2; n++) {
+            u32 a_1[4], a_2[4];
+            relabel(a_1, x_1, n);
+            relabel(a_2, x_2, n);
+            UNROLL for (u32 w = 0; w < W; w += 2) {
+                u32 b[2][2];
+                right(b, y, n * FRAGMENT, column + w * HALF);
+                UNROLL for (u32 i = 0; i < 2; i++) {
+                    multiply_add(sums_1[w + i], a_1, b[i]);
+                    multiply_add(sums_2[w + i], a_2, b[i]);
+                }
+            }
+        }
+    }
+
+    // Writes sums · factor, 16 rows of W · 8 columns, to x, [tokens, row_len], from token `first` and column `column` on.
+    // They go by way of rows `row` … of a tile that no other warp uses, so that whole chunks leave.
+    template <u32 W>
+    static METHOD void store(Global<bf16> x, u32 first, u32 tokens, u32 row_len, u32 head_dim, const f32 (&sums)[W][4],
+                             f32 upper_factor, f32 lower_factor, Shared<bf16> tile, u32 row, u32 column) {
+        const u32 lane = lane_index(), g = lane / 4, t = lane % 4;
+        UNROLL for (u32 w = 0; w < W; w++) {
+            const u32 at = (row + g) * STRIDE + column + w * HALF + 2 * t;
+            store_pair(tile, at, pack_bf16(sums[w][0] * upper_factor, sums[w][1] * upper_factor));
+            store_pair(tile, at + 8 * STRIDE, pack_bf16(sums[w][2] * lower_factor, sums[w][3] * lower_factor));
+        }
+        warp_sync();
+        for (u32 i = lane; i < FRAGMENT * W; i += WARP) {
+            const u32 r = i / W, c = column + i % W * CHUNK;
+            if (first + r < tokens && c < head_dim) {
+                store_pack(x, u64(first + r) * row_len + c, load_pack(tile, (row + r) * STRIDE + c));
+            }
+        }
+    }
+};
+
+// The sum, or the largest, over the four lanes that hold a row of a sum.
+DEVICE f32 sum_of_row(f32 x) {
+    x += shuffle_xor(x, 1);
+    return x + shuffle_xor(x, 2);
+}
+DEVICE f32 largest_of_row(f32 x) {
+    x = larger(x, shuffle_xor(x, 1));
+    return larger(x, shuffle_xor(x, 2));
+}
+
+// Calls each(x[m][n][i], row, column) for the elements that this thread holds of a sum, places counted from its first.
+template <u32 N, class Each>
+DEVICE void for_each_element(f32 (&x)[N][4], Each each) {
+    const u32 g = lane_index() / 4, t = lane_index() % 4;
+    UNROLL for (u32 n = 0; n < N; n++) {
+        UNROLL for (u32 i = 0; i < 4; i++) { each(x[n][i], g + i / 2 * 8, n * HALF + 2 * t + i % 2); }
+    }
+}
