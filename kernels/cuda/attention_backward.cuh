@@ -18,9 +18,14 @@ struct BackwardGeometry {
     static constexpr u32 OTHERS = D <= 128 ? 64 : 32;
     static constexpr u32 STAGES = 2;  // one arrives while the other one is used
 
-    using Sums = f32[1][WIDTH / HALF][4];     // a warp's part of a result
-    using Block = f32[1][OTHERS / HALF][4];   // own rows of a warp by other rows
+    using Sums = f32[1][WIDTH / HALF][4];  // a warp's part of a result
 };
+
+// A warp's own rows by N others, and the same as a left operand.
+template <u32 N>
+using Block = f32[1][N / HALF][4];
+template <u32 N>
+using LeftBlock = u32[1][N / FRAGMENT][4];
 
 // One tensor's rows of the block, and two stages of the other rows that it is multiplied with.
 template <u32 D>
@@ -32,17 +37,20 @@ struct BackwardTiles {
         : own(memory.take<bf16>(Geometry::ROWS * Tile<D>::STRIDE)),
           others(memory.take<bf16>(Geometry::STAGES * Geometry::OTHERS * Tile<D>::STRIDE)) {}
 
-    METHOD void load_own(Global<const bf16> x, u32 first, u32 tokens, u32 row_len, u32 head_dim) const {
-        Tile<D>::template load<Geometry::ROWS, Geometry::THREADS>(own, x, first, tokens, row_len, head_dim);
+    METHOD void load_own(Global<const bf16> x, u32 first, u32 tokens, u32 row_len, u32 head, u32 head_dim) const {
+        Tile<D>::template load<Geometry::ROWS, Geometry::THREADS>(own, x, first, tokens, row_len, head, head_dim);
     }
     METHOD Shared<bf16> at(u32 stage) const { return from(others, i32(stage * Geometry::OTHERS * Tile<D>::STRIDE)); }
-    METHOD void load_others(u32 stage, Global<const bf16> x, u32 first, u32 tokens, u32 row_len, u32 head_dim) const {
-        Tile<D>::template load<Geometry::OTHERS, Geometry::THREADS>(at(stage), x, first, tokens, row_len, head_dim);
-    }
-    METHOD void multiply(typename Geometry::Block& products, u32 row, u32 stage) const {
-        Tile<D>::multiply_transposed(products, own, row, at(stage));
+    METHOD void load_others(u32 stage, Global<const bf16> x, u32 first, u32 tokens, u32 row_len, u32 head,
+                            u32 head_dim) const {
+        Tile<D>::template load<Geometry::OTHERS, Geometry::THREADS>(at(stage), x, first, tokens, row_len, head,
+                                                                    head_dim);
     }
 };
+
+// logsumexp for powers of two: the probability is exp2(log2_scale · logit - log2_sum). Infinity for a row without keys, so
+// that all of its probabilities are 0.
+DEVICE f32 log2_sum_of(f32 logsumexp) { return logsumexp == -infinity() ? infinity() : logsumexp * LOG2_OF_E; }
 
 template <u32 W>
 DEVICE void clear(f32 (&sums)[1][W][4]) {

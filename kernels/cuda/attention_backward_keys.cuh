@@ -20,7 +20,7 @@ struct QueryNumbers {
             return 0.0f;
         }
         const u64 at = u64(head) * problem.tokens_q + query;
-        return thread_index() % 4 < 2 ? load(logsumexp, at) * LOG2_OF_E : load(delta, at);
+        return thread_index() % 4 < 2 ? log2_sum_of(load(logsumexp, at)) : load(delta, at);
     }
     METHOD void write(u32 stage, f32 number) const {
         if (thread_index() < 2 * QUERIES) {
@@ -33,16 +33,14 @@ struct QueryNumbers {
     }
 };
 
-// Logits become probabilities, 0 where `sees(row, column)` does not hold; gradients of probabilities those of logits.
-template <u32 D, class Sees>
-DEVICE void differentiate(typename BackwardGeometry<D>::Block& logits, typename BackwardGeometry<D>::Block& gradients,
-                          const QueryNumbers<D>& numbers, u32 stage, f32 factor, Sees sees) {
-    UNROLL for (u32 n = 0; n < BackwardGeometry<D>::OTHERS / HALF; n++) {
+// Logits become probabilities, and gradients of probabilities those of logits.
+template <u32 D, u32 N>
+DEVICE void differentiate(f32 (&logits)[1][N][4], f32 (&gradients)[1][N][4], const QueryNumbers<D>& numbers, u32 stage,
+                          f32 log2_scale) {
+    UNROLL for (u32 n = 0; n < N; n++) {
         const Pack<f32> of_columns = numbers.of(stage, n);
         UNROLL for (u32 i = 0; i < 4; i++) {
-            const u32 row = lane_index() / 4 + i / 2 * 8, column = n * HALF + lane_index() % 4 * 2 + i % 2;
-            const f32 probability = exp2_approximate(fma(logits[0][n][i], factor, -of_columns[i % 2]));
-            logits[0][n][i] = sees(row, column) ? probability : 0.0f;
+            logits[0][n][i] = exp2_approximate(fma(logits[0][n][i], log2_scale, -of_columns[i % 2]));
             gradients[0][n][i] = logits[0][n][i] * (gradients[0][n][i] - of_columns[2 + i % 2]);
         }
     }
@@ -63,19 +61,17 @@ DEVICE void attention_backward_keys(const Problem& problem, Global<const bf16> q
     const u32 first = block_x() * Geometry::ROWS, kv_head = block_y();
     const u32 head_dim = problem.head_dim, kv_start = kv_head * head_dim;
     const auto load_queries = [&](u32 stage, u32 head, u32 start) {
-        k_by_q.load_others(stage, from(q, head * head_dim), start, problem.tokens_q, problem.q_row(), head_dim);
-        v_by_dout.load_others(stage, from(dout, head * head_dim), start, problem.tokens_q, problem.q_row(), head_dim);
+        k_by_q.load_others(stage, q, start, problem.tokens_q, problem.q_row(), head * head_dim, head_dim);
+        v_by_dout.load_others(stage, dout, start, problem.tokens_q, problem.q_row(), head * head_dim, head_dim);
         copy_async_commit();
     };
-    k_by_q.load_own(from(k, kv_start), first, problem.tokens_k, problem.k_row(), head_dim);
-    v_by_dout.load_own(from(v, kv_start), first, problem.tokens_k, problem.k_row(), head_dim);
+    k_by_q.load_own(k, first, problem.tokens_k, problem.k_row(), kv_start, head_dim);
+    v_by_dout.load_own(v, first, problem.tokens_k, problem.k_row(), kv_start, head_dim);
     copy_async_commit();
     spans.fill(first, problem.tokens_k, [&](u32 key) { return visible_queries(problem, key); });
     block_sync();
     const Span queries = spans.all();
     const u32 row = own_row<D>(), column = own_column<D>();
-    const View view(spans, row, FRAGMENT, problem.tokens_k - first);
-    const f32 factor = problem.scale * LOG2_OF_E;
     typename Geometry::Sums key_sums, value_sums;
     clear(key_sums);
     clear(value_sums);
@@ -96,20 +92,20 @@ DEVICE void attention_backward_keys(const Problem& problem, Global<const bf16> q
             load_queries(1 - stage, next_head, next_start);
             next = QueryNumbers<D>::read(problem, logsumexp, delta, next_head, next_start);
         }
-        if (view.meets(start, QUERIES)) {
-            typename Geometry::Block probabilities, gradients;
-            k_by_q.multiply(probabilities, row, stage);
-            v_by_dout.multiply(gradients, row, stage);
-            if (view.covers(start, QUERIES)) {
-                differentiate<D>(probabilities, gradients, numbers, stage, factor, [](u32, u32) { return true; });
-            } else {
-                const Span upper = spans.of(row + lane_index() / 4), lower = spans.of(row + 8 + lane_index() / 4);
-                differentiate<D>(probabilities, gradients, numbers, stage, factor, [&](u32 in_fragment, u32 query) {
-                    return (in_fragment < 8 ? upper : lower).has(start + query);
-                });
+        const View view(spans, row, FRAGMENT, problem.tokens_k - first, start, QUERIES);
+        if (view.is_seen) {
+            Block<QUERIES> probabilities, gradients;
+            Tile<D>::multiply_transposed(probabilities, k_by_q.own, row, k_by_q.at(stage));
+            Tile<D>::multiply_transposed(gradients, v_by_dout.own, row, v_by_dout.at(stage));
+            if (!view.is_open) {
+                hide(probabilities, spans, row, start);
             }
-            Tile<D>::multiply(value_sums, probabilities, v_by_dout.at(stage), column);
-            Tile<D>::multiply(key_sums, gradients, k_by_q.at(stage), column);
+            differentiate(probabilities, gradients, numbers, stage, problem.log2_scale);
+            LeftBlock<QUERIES> left_probabilities, left_gradients;
+            as_left(left_probabilities[0], probabilities[0]);
+            as_left(left_gradients[0], gradients[0]);
+            Tile<D>::multiply(value_sums, left_probabilities, v_by_dout.at(stage), column);
+            Tile<D>::multiply(key_sums, left_gradients, k_by_q.at(stage), column);
         }
         numbers.write(1 - stage, next);
         stage = 1 - stage, head = next_head, start = next_start;

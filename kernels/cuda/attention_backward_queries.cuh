@@ -12,8 +12,10 @@
 template <u32 D>
 struct QueryGradient {
     using Geometry = BackwardGeometry<D>;
+    static constexpr u32 KEYS = Geometry::OTHERS;
+
     typename Geometry::Sums gradient, keys;  // sums of P (dP - delta) k, and of P k
-    // Of rows g and g + 8: logsumexp in powers of two; the sums of P and of P dP, and their quotient.
+    // Of rows g and g + 8: logsumexp for powers of two, the sum of P, and delta so far.
     f32 log2_sum[2], weight[2], weighted[2], delta[2];
 
     METHOD QueryGradient(const Problem& problem, Global<const f32> logsumexp, u32 head, u32 token) {
@@ -21,25 +23,25 @@ struct QueryGradient {
         clear(keys);
         UNROLL for (u32 half = 0; half < 2; half++) {
             const u32 valid = least(token + half * 8 + lane_index() / 4, problem.tokens_q - 1);
-            log2_sum[half] = load(logsumexp, u64(head) * problem.tokens_q + valid) * LOG2_OF_E;
+            log2_sum[half] = log2_sum_of(load(logsumexp, u64(head) * problem.tokens_q + valid));
             weight[half] = 0.0f, weighted[half] = 0.0f, delta[half] = 0.0f;
         }
     }
 
-    // Turns logits into probabilities, 0 where `sees(row, column)` does not hold.
-    template <class Sees>
-    METHOD void exponentiate(typename Geometry::Block& logits, f32 factor, Sees sees) const {
-        for_each_element(logits[0], [&](f32& x, u32 row, u32 column) {
-            const f32 probability = exp2_approximate(fma(x, factor, -log2_sum[row < 8 ? 0 : 1]));
-            x = sees(row, column) ? probability : 0.0f;
-        });
+    // Turns logits into probabilities.
+    METHOD void exponentiate(Block<KEYS>& logits, f32 log2_scale) const {
+        UNROLL for (u32 n = 0; n < KEYS / HALF; n++) {
+            UNROLL for (u32 i = 0; i < 4; i++) {
+                logits[0][n][i] = exp2_approximate(fma(logits[0][n][i], log2_scale, -log2_sum[i / 2]));
+            }
+        }
     }
 
     // Moves delta to that of all keys up to these, and gradients of probabilities become those of logits.
-    METHOD void advance(const typename Geometry::Block& probabilities, typename Geometry::Block& gradients) {
+    METHOD void advance(const Block<KEYS>& probabilities, Block<KEYS>& gradients) {
         UNROLL for (u32 half = 0; half < 2; half++) {
             f32 sum = 0.0f, product = 0.0f;
-            UNROLL for (u32 n = 0; n < Geometry::OTHERS / HALF; n++) {
+            UNROLL for (u32 n = 0; n < KEYS / HALF; n++) {
                 UNROLL for (u32 i = 2 * half; i < 2 * half + 2; i++) {
                     sum += probabilities[0][n][i];
                     product = fma(probabilities[0][n][i], gradients[0][n][i], product);
@@ -55,14 +57,38 @@ struct QueryGradient {
                     gradient[0][w][i] = fma(-step, keys[0][w][i], gradient[0][w][i]);
                 }
             }
-            UNROLL for (u32 n = 0; n < Geometry::OTHERS / HALF; n++) {
+            UNROLL for (u32 n = 0; n < KEYS / HALF; n++) {
                 UNROLL for (u32 i = 2 * half; i < 2 * half + 2; i++) {
-                    gradients[0][n][i] = probabilities[0][n][i] * (gradients[0][n][i] - now);
+                    gradients[0][n][i] = probabilities[0][n][i] * (gradients[0][n][i] - delta[half]);
                 }
             }
         }
     }
 };
+
+// Adds what the keys from `start` on, whose tiles are k and v, are to the warp's queries, whose tiles are q and dout.
+template <u32 D>
+DEVICE void visit_keys(const Problem& problem, QueryGradient<D>& sums, const Spans& spans, u32 first, u32 start,
+                       Shared<bf16> q, Shared<bf16> k, Shared<bf16> dout, Shared<bf16> v) {
+    constexpr u32 KEYS = QueryGradient<D>::KEYS;
+    const u32 row = own_row<D>();
+    const View view(spans, row, FRAGMENT, problem.tokens_q - first, start, KEYS);
+    if (!view.is_seen) {
+        return;
+    }
+    Block<KEYS> probabilities, gradients;
+    Tile<D>::multiply_transposed(probabilities, q, row, k);
+    Tile<D>::multiply_transposed(gradients, dout, row, v);
+    if (!view.is_open) {
+        hide(probabilities, spans, row, start);
+    }
+    sums.exponentiate(probabilities, problem.log2_scale);
+    sums.advance(probabilities, gradients);
+    LeftBlock<KEYS> left_probabilities, left_gradients;
+    as_left(left_probabilities[0], probabilities[0]);
+    as_left(left_gradients[0], gradients[0]);
+    Tile<D>::multiply_both(sums.gradient, left_gradients, sums.keys, left_probabilities, k, own_column<D>());
+}
 
 // Writes a warp's rows of dq and delta; by way of its rows of `tile`.
 template <u32 D>
@@ -86,7 +112,6 @@ DEVICE void attention_backward_queries(const Problem& problem, Global<const bf16
                                        Global<const bf16> v, Global<const f32> logsumexp, Global<const bf16> dout,
                                        Global<bf16> dq, Global<f32> delta) {
     using Geometry = BackwardGeometry<D>;
-    constexpr u32 KEYS = Geometry::OTHERS;
     SharedMemory memory;
     const BackwardTiles<D> q_by_k(memory), dout_by_v(memory);
     const Spans spans(memory, Geometry::ROWS);
@@ -95,46 +120,28 @@ DEVICE void attention_backward_queries(const Problem& problem, Global<const bf16
     const u32 first = (grid_x() - 1 - block_x()) * Geometry::ROWS, head = block_y();
     const u32 head_dim = problem.head_dim, kv_start = head / problem.group() * head_dim;
     const auto load_keys = [&](u32 stage, u32 start) {
-        q_by_k.load_others(stage, from(k, kv_start), start, problem.tokens_k, problem.k_row(), head_dim);
-        dout_by_v.load_others(stage, from(v, kv_start), start, problem.tokens_k, problem.k_row(), head_dim);
+        q_by_k.load_others(stage, k, start, problem.tokens_k, problem.k_row(), kv_start, head_dim);
+        dout_by_v.load_others(stage, v, start, problem.tokens_k, problem.k_row(), kv_start, head_dim);
         copy_async_commit();
     };
-    q_by_k.load_own(from(q, head * head_dim), first, problem.tokens_q, problem.q_row(), head_dim);
-    dout_by_v.load_own(from(dout, head * head_dim), first, problem.tokens_q, problem.q_row(), head_dim);
+    q_by_k.load_own(q, first, problem.tokens_q, problem.q_row(), head * head_dim, head_dim);
+    dout_by_v.load_own(dout, first, problem.tokens_q, problem.q_row(), head * head_dim, head_dim);
     copy_async_commit();
     spans.fill(first, problem.tokens_q, [&](u32 query) { return visible_keys(problem, query); });
     block_sync();
     const Span keys = spans.all();
-    const u32 row = own_row<D>();
-    const View view(spans, row, FRAGMENT, problem.tokens_q - first);
-    const f32 factor = problem.scale * LOG2_OF_E;
-    QueryGradient<D> sums(problem, logsumexp, head, first + row);
+    QueryGradient<D> sums(problem, logsumexp, head, first + own_row<D>());
     if (keys.begin < keys.end) {
         load_keys(0, keys.begin);
     }
     u32 stage = 0;
-    for (u32 start = keys.begin; start < keys.end; start += KEYS) {
+    for (u32 start = keys.begin; start < keys.end; start += Geometry::OTHERS) {
         copy_async_wait<0>();
         block_sync();  // this stage is there, and nobody reads the other one any more
-        if (start + KEYS < keys.end) {
-            load_keys(1 - stage, start + KEYS);
+        if (start + Geometry::OTHERS < keys.end) {
+            load_keys(1 - stage, start + Geometry::OTHERS);
         }
-        if (view.meets(start, KEYS)) {
-            typename Geometry::Block probabilities, gradients;
-            q_by_k.multiply(probabilities, row, stage);
-            dout_by_v.multiply(gradients, row, stage);
-            if (view.covers(start, KEYS)) {
-                sums.exponentiate(probabilities, factor, [](u32, u32) { return true; });
-            } else {
-                const Span upper = spans.of(row + lane_index() / 4), lower = spans.of(row + 8 + lane_index() / 4);
-                sums.exponentiate(probabilities, factor, [&](u32 in_fragment, u32 column) {
-                    return (in_fragment < 8 ? upper : lower).has(start + column);
-                });
-            }
-            sums.advance(probabilities, gradients);
-            Tile<D>::multiply_both(sums.gradient[0], gradients[0], sums.keys[0], probabilities[0], q_by_k.at(stage),
-                                   own_column<D>());
-        }
+        visit_keys(problem, sums, spans, first, start, q_by_k.own, q_by_k.at(stage), dout_by_v.own, dout_by_v.at(stage));
         stage = 1 - stage;
     }
     copy_async_wait<0>();

@@ -21,10 +21,10 @@ struct RunningSoftmax {
         }
     }
 
-    // Turns logits into probabilities, relative to the largest logit so far, and makes what there was relative to it.
-    // Powers of two: exp(scale · x) = 2^(factor · x).
+    // From logits to the terms exp(scale · (logit - largest)) as left operands, and what there was made relative to the
+    // largest logit so far.
     template <u32 N>
-    METHOD void advance(f32 (&logits)[M][N][4], f32 factor) {
+    METHOD void advance(u32 (&terms)[M][N / 2][4], f32 (&logits)[M][N][4], f32 log2_scale) {
         UNROLL for (u32 m = 0; m < M; m++) {
             UNROLL for (u32 half = 0; half < 2; half++) {
                 f32 now = largest[m][half];
@@ -33,20 +33,19 @@ struct RunningSoftmax {
                 }
                 now = largest_of_row(now);
                 // A row that has seen no key yet: all its terms are 2^-infinity.
-                const f32 base = now == -infinity() ? 0.0f : now * factor;
-                const f32 rescale = exp2_approximate(fma(largest[m][half], factor, -base));
+                const f32 base = now == -infinity() ? 0.0f : now * log2_scale;
+                const f32 rescale = exp2_approximate(fma(largest[m][half], log2_scale, -base));
                 largest[m][half] = now;
-                f32 added = 0.0f;
-                UNROLL for (u32 n = 0; n < N; n++) {
-                    UNROLL for (u32 i = 2 * half; i < 2 * half + 2; i++) {
-                        logits[m][n][i] = exp2_approximate(fma(logits[m][n][i], factor, -base));
-                        added += logits[m][n][i];
-                    }
-                }
-                sum[m][half] = fma(sum[m][half], rescale, added);
+                sum[m][half] *= rescale;
                 UNROLL for (u32 w = 0; w < W; w++) {
                     out[m][w][2 * half] *= rescale;
                     out[m][w][2 * half + 1] *= rescale;
+                }
+                UNROLL for (u32 n = 0; n < N; n++) {
+                    const f32 left = exp2_approximate(fma(logits[m][n][2 * half], log2_scale, -base));
+                    const f32 right = exp2_approximate(fma(logits[m][n][2 * half + 1], log2_scale, -base));
+                    sum[m][half] += left + right;
+                    terms[m][n / 2][n % 2 * 2 + half] = pack_bf16(left, right);
                 }
             }
         }
@@ -61,18 +60,6 @@ struct ForwardGeometry {
     static constexpr u32 ROWS = THREADS / WARP * WARP_ROWS;
     static constexpr u32 KEYS = 64;
 };
-
-// Hides the logits of keys that their row does not see; the tile's first key is `start`.
-template <u32 M, u32 N>
-DEVICE void hide(f32 (&logits)[M][N][4], const Spans& spans, u32 row, u32 start) {
-    UNROLL for (u32 m = 0; m < M; m++) {
-        const u32 g = row + m * FRAGMENT + lane_index() / 4;
-        const Span upper = spans.of(g), lower = spans.of(g + 8);
-        for_each_element(logits[m], [&](f32& logit, u32 in_fragment, u32 column) {
-            logit = (in_fragment < 8 ? upper : lower).has(start + column) ? logit : -infinity();
-        });
-    }
-}
 
 // Writes a warp's rows: out and logsumexp.
 template <u32 D, u32 M>
@@ -109,46 +96,46 @@ DEVICE void attention_forward(const Problem& problem, Global<const bf16> q, Glob
     // Late queries see the most keys: they come first, so that no long block is left to the end.
     const u32 first = (grid_x() - 1 - block_x()) * Geometry::ROWS, head = block_y();
     const u32 head_dim = problem.head_dim, kv_start = head / problem.group() * head_dim;
-    const Global<const bf16> k_head = from(k, kv_start), v_head = from(v, kv_start);
     const auto load_keys = [&](Shared<bf16> tile, Global<const bf16> x, u32 start) {
-        Tile<D>::template load<KEYS, THREADS>(tile, x, start, problem.tokens_k, problem.k_row(), head_dim);
+        Tile<D>::template load<KEYS, THREADS>(tile, x, start, problem.tokens_k, problem.k_row(), kv_start, head_dim);
     };
-    Tile<D>::template load<Geometry::ROWS, THREADS>(q_tile, from(q, head * head_dim), first, problem.tokens_q,
-                                                    problem.q_row(), head_dim);
+    Tile<D>::template load<Geometry::ROWS, THREADS>(q_tile, q, first, problem.tokens_q, problem.q_row(),
+                                                    head * head_dim, head_dim);
     spans.fill(first, problem.tokens_q, [&](u32 query) { return visible_keys(problem, query); });
     block_sync();
     const Span keys = spans.all();
     const u32 row = warp_index() * Geometry::WARP_ROWS;
-    const View view(spans, row, Geometry::WARP_ROWS, problem.tokens_q - first);
     if (keys.begin < keys.end) {
-        load_keys(k_tile, k_head, keys.begin);
+        load_keys(k_tile, k, keys.begin);
     }
     copy_async_commit();
 
-    const f32 factor = problem.scale * LOG2_OF_E;
     RunningSoftmax<M, D / HALF> softmax;
     for (u32 start = keys.begin; start < keys.end; start += KEYS) {
-        const bool is_seen = view.meets(start, KEYS);
+        const View view(spans, row, Geometry::WARP_ROWS, problem.tokens_q - first, start, KEYS);
         f32 logits[M][KEYS / HALF][4];
         copy_async_wait<0>();
         block_sync();  // the keys are there, and nobody reads the values before these any more
-        load_keys(v_tile, v_head, start);
+        load_keys(v_tile, v, start);
         copy_async_commit();
-        if (is_seen) {
+        if (view.is_seen) {
             Tile<D>::multiply_transposed(logits, q_tile, row, k_tile);
         }
         copy_async_wait<0>();
         block_sync();  // the values are there, and nobody reads the keys any more
         if (start + KEYS < keys.end) {
-            load_keys(k_tile, k_head, start + KEYS);
+            load_keys(k_tile, k, start + KEYS);
         }
         copy_async_commit();
-        if (is_seen) {
-            if (!view.covers(start, KEYS)) {
+        // By a vote the compiler learns that the warp stays together; without it, ptxas runs out of registers for wide heads
+        // on sm_80, and for others with it.
+        if (D > 80 ? any_lane(view.is_seen) : view.is_seen) {
+            if (!view.is_open) {
                 hide(logits, spans, row, start);
             }
-            softmax.advance(logits, factor);
-            Tile<D>::multiply(softmax.out, logits, v_tile, 0);
+            u32 probabilities[M][KEYS / FRAGMENT][4];
+            softmax.advance(probabilities, logits, problem.log2_scale);
+            Tile<D>::multiply(softmax.out, probabilities, v_tile, 0);
         }
     }
     copy_async_wait<0>();

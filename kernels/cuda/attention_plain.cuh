@@ -141,9 +141,10 @@ DEVICE void attention_backward_keys_plain(const Problem& problem, Global<const T
     for (u32 head = kv_head * problem.group(); head < (kv_head + 1) * problem.group(); head++) {
         const Rows<T> queries = q_rows(problem, q, head), gradients = q_rows(problem, dout, head);
         for (u32 query = visible.begin; query < visible.end; query++) {
-            const Row row = queries.of(query), gradient = gradients.of(query);
             const u64 number = u64(head) * problem.tokens_q + query;
+            const Row row = queries.of(query);
             const f32 probability = exp(dot(own, row) * problem.scale - load(logsumexp, number));
+            const Row gradient = gradients.of(query);
             value_sum.add(probability, gradient);
             key_sum.add(probability * (dot(gradient, value) - load(delta, number)), row);
         }

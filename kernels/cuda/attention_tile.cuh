@@ -18,26 +18,27 @@ struct Tile {
     static constexpr u32 STRIDE = D + CHUNK;
     static constexpr u32 CHUNKS = D / CHUNK;
 
-    // Copies rows first … of x, [tokens, row_len], of which `head_dim` elements are this head's, in the background. Rows
-    // beyond the last token and columns beyond the head's become zero: they enter products.
+    // Copies rows first … of x, [tokens, row_len], in the background: `head_dim` elements from `head` on. Rows beyond the
+    // last token and columns beyond the head's become zero: they enter products.
     template <u32 ROWS, u32 THREADS>
-    static METHOD void load(Shared<bf16> tile, Global<const bf16> x, u32 first, u32 tokens, u32 row_len, u32 head_dim) {
+    static METHOD void load(Shared<bf16> tile, Global<const bf16> x, u32 first, u32 tokens, u32 row_len, u32 head,
+                            u32 head_dim) {
         if constexpr (THREADS % CHUNKS == 0) {
             // A thread's chunks lie in one column, at equal distances.
             constexpr u32 STEP = THREADS / CHUNKS;
+            static_assert(ROWS % STEP == 0, "every thread has as many chunks");
             const u32 row = thread_index() / CHUNKS, column = thread_index() % CHUNKS * CHUNK;
             const i32 left = column < head_dim ? i32(tokens) - i32(first + row) : 0;
-            const Global<const bf16> own = from(x, i64(first + row) * row_len + column);
-            static_assert(ROWS % STEP == 0, "every thread has as many chunks");
+            const u64 start = u64(first + row) * row_len + (head + column);
             UNROLL for (u32 n = 0; n < ROWS / STEP; n++) {
                 const u32 bytes = i32(n * STEP) < left ? CHUNK * sizeof(bf16) : 0;
-                copy_async(tile, (n * STEP + row) * STRIDE + column, own, u64(n * STEP) * row_len, bytes);
+                copy_async(tile, (n * STEP + row) * STRIDE + column, x, start + u64(n * STEP) * row_len, bytes);
             }
         } else {
             for (u32 i = thread_index(); i < ROWS * CHUNKS; i += THREADS) {
                 const u32 row = i / CHUNKS, column = i % CHUNKS * CHUNK;
                 const u32 bytes = first + row < tokens && column < head_dim ? CHUNK * sizeof(bf16) : 0;
-                copy_async(tile, row * STRIDE + column, x, u64(first + row) * row_len + column, bytes);
+                copy_async(tile, row * STRIDE + column, x, u64(first + row) * row_len + (head + column), bytes);
             }
         }
     }
@@ -87,47 +88,33 @@ struct Tile {
         }
     }
 
-    // The values that `sums` holds for columns 16 n … of M · 16 rows as a fragment of a left operand: the same registers.
-    template <u32 N>
-    static METHOD void relabel(u32 (&a)[4], const f32 (&sums)[N][4], u32 n) {
-        a[0] = pack_bf16(sums[2 * n][0], sums[2 * n][1]);
-        a[1] = pack_bf16(sums[2 * n][2], sums[2 * n][3]);
-        a[2] = pack_bf16(sums[2 * n + 1][0], sums[2 * n + 1][1]);
-        a[3] = pack_bf16(sums[2 * n + 1][2], sums[2 * n + 1][3]);
-    }
-
-    // sums += x y, where x has been rounded from registers, [M · 16, N · 8], and y is N · 8 rows of the tile, W · 8
+    // sums += x y, where x is M · 16 rows, rounded from registers by as_left, and y is the K · 16 rows of the tile, W · 8
     // columns from `column`.
-    template <u32 M, u32 N, u32 W>
-    static METHOD void multiply(f32 (&sums)[M][W][4], const f32 (&x)[M][N][4], Shared<bf16> y, u32 column) {
-        UNROLL for (u32 n = 0; n < N / 2; n++) {
-            u32 a[M][4];
-            UNROLL for (u32 m = 0; m < M; m++) { relabel(a[m], x[m], n); }
+    template <u32 M, u32 K, u32 W>
+    static METHOD void multiply(f32 (&sums)[M][W][4], const u32 (&x)[M][K][4], Shared<bf16> y, u32 column) {
+        UNROLL for (u32 k = 0; k < K; k++) {
             UNROLL for (u32 w = 0; w < W; w += 2) {
                 u32 b[2][2];
-                right(b, y, n * FRAGMENT, column + w * HALF);
+                right(b, y, k * FRAGMENT, column + w * HALF);
                 UNROLL for (u32 m = 0; m < M; m++) {
-                    multiply_add(sums[m][w], a[m], b[0]);
-                    multiply_add(sums[m][w + 1], a[m], b[1]);
+                    multiply_add(sums[m][w], x[m][k], b[0]);
+                    multiply_add(sums[m][w + 1], x[m][k], b[1]);
                 }
             }
         }
     }
 
-    // sums_1 += x_1 y and sums_2 += x_2 y: as above, for 16 rows and with one read of y.
-    template <u32 N, u32 W>
-    static METHOD void multiply_both(f32 (&sums_1)[W][4], const f32 (&x_1)[N][4], f32 (&sums_2)[W][4],
-                                     const f32 (&x_2)[N][4], Shared<bf16> y, u32 column) {
-        UNROLL for (u32 n = 0; n < N / 2; n++) {
-            u32 a_1[4], a_2[4];
-            relabel(a_1, x_1, n);
-            relabel(a_2, x_2, n);
+    // sums_1 += x_1 y and sums_2 += x_2 y: as above, with one read of y.
+    template <u32 K, u32 W>
+    static METHOD void multiply_both(f32 (&sums_1)[1][W][4], const u32 (&x_1)[1][K][4], f32 (&sums_2)[1][W][4],
+                                     const u32 (&x_2)[1][K][4], Shared<bf16> y, u32 column) {
+        UNROLL for (u32 k = 0; k < K; k++) {
             UNROLL for (u32 w = 0; w < W; w += 2) {
                 u32 b[2][2];
-                right(b, y, n * FRAGMENT, column + w * HALF);
+                right(b, y, k * FRAGMENT, column + w * HALF);
                 UNROLL for (u32 i = 0; i < 2; i++) {
-                    multiply_add(sums_1[w + i], a_1, b[i]);
-                    multiply_add(sums_2[w + i], a_2, b[i]);
+                    multiply_add(sums_1[0][w + i], x_1[0][k], b[i]);
+                    multiply_add(sums_2[0][w + i], x_2[0][k], b[i]);
                 }
             }
         }
@@ -164,11 +151,13 @@ DEVICE f32 largest_of_row(f32 x) {
     return larger(x, shuffle_xor(x, 2));
 }
 
-// Calls each(x[m][n][i], row, column) for the elements that this thread holds of a sum, places counted from its first.
-template <u32 N, class Each>
-DEVICE void for_each_element(f32 (&x)[N][4], Each each) {
-    const u32 g = lane_index() / 4, t = lane_index() % 4;
-    UNROLL for (u32 n = 0; n < N; n++) {
-        UNROLL for (u32 i = 0; i < 4; i++) { each(x[n][i], g + i / 2 * 8, n * HALF + 2 * t + i % 2); }
+// A sum of 16 rows and N · 8 columns as fragments of a left operand, rounded: the same elements in the same threads.
+template <u32 N>
+DEVICE void as_left(u32 (&fragments)[N / 2][4], const f32 (&sums)[N][4]) {
+    UNROLL for (u32 k = 0; k < N / 2; k++) {
+        UNROLL for (u32 i = 0; i < 4; i++) {
+            const f32* pair = &sums[2 * k + i / 2][i % 2 * 2];
+            fragments[k][i] = pack_bf16(pair[0], pair[1]);
+        }
     }
 }

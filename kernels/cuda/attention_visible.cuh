@@ -3,14 +3,15 @@
 // tell what any row of it can see, and what all of them see.
 #pragma once
 
-#include "isa/isa.cuh"
+#include "attention_tile.cuh"
 
 // What the host passes to every kernel of attention.
 struct Problem {
     Global<const u32> cu_seqlens_q, cu_seqlens_k;
     u32 num_bounds, tokens_q, tokens_k, num_heads, num_kv_heads, head_dim;
     u32 window;  // all ones: none
-    f32 scale;
+    // Of the logits, and the same for powers of two: exp(scale · x) = 2^(log2_scale · x).
+    f32 scale, log2_scale;
 
     METHOD u32 group() const { return num_heads / num_kv_heads; }
     METHOD u32 q_row() const { return num_heads * head_dim; }
@@ -18,9 +19,13 @@ struct Problem {
 };
 #define PROBLEM_PARAMETERS                                                                                   \
     Global<const u32> cu_seqlens_q, Global<const u32> cu_seqlens_k, u32 num_bounds, u32 tokens_q,            \
-        u32 tokens_k, u32 num_heads, u32 num_kv_heads, u32 head_dim, u32 window, f32 scale
+        u32 tokens_k, u32 num_heads, u32 num_kv_heads, u32 head_dim, u32 window, f32 scale,    \
+        f32 log2_scale
 #define PROBLEM                                                                                              \
-    Problem { cu_seqlens_q, cu_seqlens_k, num_bounds, tokens_q, tokens_k, num_heads, num_kv_heads, head_dim, window, scale }
+    Problem {                                                                                                \
+        cu_seqlens_q, cu_seqlens_k, num_bounds, tokens_q, tokens_k, num_heads, num_kv_heads, head_dim, window, scale, \
+            log2_scale                                                                                       \
+    }
 
 // Rows begin to end - 1.
 struct Span {
@@ -90,16 +95,31 @@ struct Spans {
     METHOD Span all() const { return Span{load(begins, 0), load(ends, rows - 1)}; }
 };
 
-// What the rows of one warp see together.
+// How the rows of one warp see a tile of others, `len` rows from `start`. Asked for each tile from shared memory: it would
+// hold registers meanwhile.
 struct View {
-    Span some, every;
+    bool is_seen;  // by some row
+    bool is_open;  // to every row, in full
 
-    // Of rows `row` to `row + len - 1`, unless all of them lie at or beyond `valid_rows`: then nothing.
-    METHOD View(const Spans& spans, u32 row, u32 len, u32 valid_rows) {
-        const Span first = spans.of(row), last = spans.of(row + len - 1);
-        some = Span{first.begin, row < valid_rows ? last.end : 0};
-        every = Span{last.begin, first.end};
+    // Rows `row` to `row + rows - 1`; those from `valid_rows` on do not count.
+    METHOD View(const Spans& spans, u32 row, u32 rows, u32 valid_rows, u32 start, u32 len) {
+        const Span first = spans.of(row), last = spans.of(row + rows - 1);
+        is_seen = row < valid_rows && start < last.end && start + len > first.begin;
+        is_open = start >= last.begin && start + len <= first.end;
     }
-    METHOD bool meets(u32 start, u32 len) const { return start < some.end && start + len > some.begin; }
-    METHOD bool covers(u32 start, u32 len) const { return start >= every.begin && start + len <= every.end; }
 };
+
+// Makes the logits -infinity where a row does not see the other one; the first of the rows is `row`, of the others `start`.
+template <u32 M, u32 N>
+DEVICE void hide(f32 (&logits)[M][N][4], const Spans& spans, u32 row, u32 start) {
+    UNROLL for (u32 m = 0; m < M; m++) {
+        const u32 g = row + m * FRAGMENT + lane_index() / 4;
+        const Span upper = spans.of(g), lower = spans.of(g + 8);
+        UNROLL for (u32 n = 0; n < N; n++) {
+            UNROLL for (u32 i = 0; i < 4; i++) {
+                const u32 other = start + n * HALF + lane_index() % 4 * 2 + i % 2;
+                logits[m][n][i] = (i < 2 ? upper : lower).has(other) ? logits[m][n][i] : -infinity();
+            }
+        }
+    }
+}

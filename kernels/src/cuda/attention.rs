@@ -22,10 +22,10 @@ impl<Dr: Driver> AttentionKernels for Cuda<Dr> {
         _by_token: TensorMut<'_, Self>,
     ) -> Result<()> {
         let kernels = kernels(shape, &[q, k, v, out.as_ref()]);
-        let mut inputs = [Arg::Absent; 13];
+        let mut inputs = [Arg::Absent; 14];
         problem(&mut inputs, shape, q, k, cu_seqlens_q, cu_seqlens_k);
-        inputs[10..].copy_from_slice(&[q.into(), k.into(), v.into()]);
-        let args = joined::<15, _>(&inputs, &[out.into(), logsumexp.into()]);
+        inputs[11..].copy_from_slice(&[q.into(), k.into(), v.into()]);
+        let args = joined::<16, _>(&inputs, &[out.into(), logsumexp.into()]);
         let config = kernels.config(Pass::Forward, tokens(q), shape.num_heads);
         self.launch(kernels.name(Pass::Forward), config, &args)
     }
@@ -47,14 +47,14 @@ impl<Dr: Driver> AttentionKernels for Cuda<Dr> {
     ) -> Result<()> {
         let kernels = kernels(shape, &[q, k, v, dout, dq.as_ref(), dk.as_ref(), dv.as_ref()]);
         let mut delta = workspace.rows(0, logsumexp.len());
-        let mut inputs = [Arg::Absent; 15];
+        let mut inputs = [Arg::Absent; 16];
         problem(&mut inputs, shape, q, k, cu_seqlens_q, cu_seqlens_k);
-        inputs[10..].copy_from_slice(&[q.into(), k.into(), v.into(), logsumexp.into(), dout.into()]);
+        inputs[11..].copy_from_slice(&[q.into(), k.into(), v.into(), logsumexp.into(), dout.into()]);
         let config = kernels.config(Pass::BackwardQueries, tokens(q), shape.num_heads);
-        let args = joined::<17, _>(&inputs, &[dq.into(), delta.reborrow().into()]);
+        let args = joined::<18, _>(&inputs, &[dq.into(), delta.reborrow().into()]);
         self.launch(kernels.name(Pass::BackwardQueries), config, &args)?;
         let config = kernels.config(Pass::BackwardKeys, tokens(k), shape.num_kv_heads);
-        let args = joined::<18, _>(&inputs, &[delta.as_ref().into(), dk.into(), dv.into()]);
+        let args = joined::<19, _>(&inputs, &[delta.as_ref().into(), dk.into(), dv.into()]);
         self.launch(kernels.name(Pass::BackwardKeys), config, &args)
     }
 }
@@ -81,7 +81,7 @@ fn tokens<Dr: Driver>(rows: TensorRef<'_, Cuda<Dr>>) -> usize {
     rows.shape().dims()[0]
 }
 
-/// The first ten arguments, those of `Problem` in `kernels/cuda/attention_visible.cuh`.
+/// The first eleven arguments, those of `Problem` in `kernels/cuda/attention_visible.cuh`.
 fn problem<'a, Dr: Driver>(
     args: &mut [Arg<'a, Dr::Memory>],
     shape: AttentionShape,
@@ -92,7 +92,7 @@ fn problem<'a, Dr: Driver>(
 ) {
     let window = shape.window.map_or(u32::MAX, |window| window.min(u32::MAX as usize) as u32);
     let number = |value: usize| Arg::U32(value as u32);
-    args[..10].copy_from_slice(&[
+    args[..11].copy_from_slice(&[
         cu_seqlens_q.into(),
         cu_seqlens_k.into(),
         number(cu_seqlens_q.len()),
@@ -103,5 +103,6 @@ fn problem<'a, Dr: Driver>(
         number(shape.head_dim),
         Arg::U32(window),
         Arg::F32(shape.scale()),
+        Arg::F32(shape.scale() * std::f32::consts::LOG2_E),
     ]);
 }
