@@ -6,6 +6,7 @@
 
 mod support;
 
+mod philox;
 mod attention;
 mod elementwise;
 #[cfg(feature = "emulator")]
