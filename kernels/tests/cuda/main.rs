@@ -6,7 +6,9 @@
 
 mod support;
 
+mod grad_norm;
 mod philox;
+mod step_scalars;
 mod attention;
 mod elementwise;
 #[cfg(feature = "emulator")]
