@@ -6,6 +6,7 @@
 
 mod support;
 
+mod adamw;
 mod grad_norm;
 mod philox;
 mod step_scalars;
