@@ -7,6 +7,7 @@
 mod support;
 
 mod adamw;
+mod embedding;
 mod grad_norm;
 mod philox;
 mod step_scalars;
