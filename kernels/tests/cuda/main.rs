@@ -7,6 +7,7 @@
 mod support;
 
 mod adamw;
+mod cross_entropy;
 mod embedding;
 mod grad_norm;
 mod philox;
