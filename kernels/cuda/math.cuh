@@ -59,3 +59,27 @@ DEVICE f32 ln(f32 x) {
     }
     return x >= 0.0f ? value : f32_of_bits(0x7fc00000u);
 }
+
+// Horner's scheme, highest coefficient first.
+template <u32 LEN>
+DEVICE f32 polynomial(const f32 (&coefficients)[LEN], f32 x) {
+    f32 value = coefficients[0];
+    UNROLL for (u32 i = 1; i < LEN; i++) { value = fma(value, x, coefficients[i]); }
+    return value;
+}
+
+// The x for which a standard normal variable is below x with probability p; finite for 0 and 1, NaN kept.
+DEVICE f32 inverse_normal(f32 p) {
+    constexpr f32 CENTRE[] = {-6.5243359e-9f, -4.7204604e-9f, 6.105193e-7f,  -2.6907584e-6f, -1.7821578e-5f,
+                              2.7657647e-4f,  -1.1829087e-3f, -8.115799e-3f, 3.417172e-1f,   2.2960353f};
+    constexpr f32 TAIL[] = {6.28417e-5f,    -2.968483e-4f, 6.42089e-4f, -9.835189e-4f, 1.5396393e-3f,
+                            -2.9120397e-3f, 4.634146e-3f,  1.4246343f,  4.717089f};
+    constexpr f32 LARGEST_W = 22.5f;
+    const f32 q = 2.0f * (p < 0.5f ? p : 1.0f - p);
+    const f32 w = smaller(-ln(q * (2.0f - q)), LARGEST_W);
+    // One number in a thousand lies in the tail: most warps compute the centre alone.
+    const f32 ratio = w < 6.25f ? polynomial(CENTRE, w - 3.0f)
+                                : polynomial(TAIL, square_root(larger(w, 0.0f)) - 3.5f);
+    const f32 magnitude = (1.0f - q) * ratio;
+    return p < 0.5f ? -magnitude : magnitude;
+}

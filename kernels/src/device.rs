@@ -16,6 +16,23 @@ pub struct Caps {
     pub alignment_bytes: usize,
     /// Whether matrix products copy an operand into f32 panels in workspace first.
     pub packs_products: bool,
+    /// Whether the gradient of embeddings needs a word of workspace for each token.
+    pub links_tokens: bool,
+    /// Logits of a chunk of the loss: enough that a chunk's products run at full speed, few beside the
+    /// activations.
+    pub chunk_logits: usize,
+}
+
+impl Caps {
+    /// Of a GPU, for those who plan for one without the code that runs on it. A chunk of the loss has thousands
+    /// of tokens, since the gradient of the projection is read and written once for each.
+    pub const CUDA: Caps = Caps {
+        name: "cuda",
+        alignment_bytes: 256,
+        packs_products: false,
+        links_tokens: true,
+        chunk_logits: 1 << 27,
+    };
 }
 
 /// A device's memory. Buffers are owned by the arena alone; everything else borrows views of them.

@@ -80,6 +80,15 @@ DEVICE u32 multiply_high(u32 a, u32 b) {
 #endif
 }
 
+// The place of the lowest bit that is set; there must be one. brev.b64 (9.7.1.17) and bfind.u64 (9.7.1.16).
+DEVICE u32 lowest_set_bit(u64 bits) {
+#if ON_GPU
+    return u32(__ffsll(i64(bits)) - 1);
+#else
+    return u32(__builtin_ctzll(bits));
+#endif
+}
+
 DEVICE bool is_nan(f32 x) { return x != x; }
 DEVICE f32 infinity() { return f32_of_bits(0x7f800000u); }
 

@@ -36,6 +36,13 @@ struct alignas(16) Pack {
     METHOD T operator[](u32 i) const { return values[i]; }
 };
 
+// 8 bytes, for a type that goes beside one twice as wide.
+template <class T>
+struct alignas(8) HalfPack {
+    static constexpr u32 LEN = 8 / sizeof(T);
+    T values[LEN];
+};
+
 // The same tensor, seen from element n on.
 template <class T>
 DEVICE Global<T> from(Global<T> x, i64 n) {
@@ -157,5 +164,27 @@ DEVICE void store_pack_once(Global<T> x, u64 i, Pack<T> pack SITE) {
     __stcs(reinterpret_cast<uint4*>(x.data + i), reinterpret_cast<uint4&>(pack));
 #else
     *reinterpret_cast<Pack<T>*>(emulator::write<T>(x.buffer, x.data, x.first + i64(i), 16, site)) = pack;
+#endif
+}
+
+// The 8 bytes from element i, whose address must be a multiple of 8. ld.global.v2 (9.7.8.8).
+template <class T>
+DEVICE HalfPack<typename Plain<T>::Type> load_half_pack(Global<T> x, u64 i SITE) {
+    using Value = typename Plain<T>::Type;
+#if ON_GPU
+    uint2 bits = *reinterpret_cast<const uint2*>(x.data + i);
+    return reinterpret_cast<HalfPack<Value>&>(bits);
+#else
+    return *reinterpret_cast<const HalfPack<Value>*>(emulator::read<Value>(x.buffer, x.data, x.first + i64(i), 8, site));
+#endif
+}
+
+// 8 bytes to element i, whose address must be a multiple of 8. st.global.v2 (9.7.8.11).
+template <class T>
+DEVICE void store_half_pack(Global<T> x, u64 i, HalfPack<T> pack SITE) {
+#if ON_GPU
+    *reinterpret_cast<uint2*>(x.data + i) = reinterpret_cast<uint2&>(pack);
+#else
+    *reinterpret_cast<HalfPack<T>*>(emulator::write<T>(x.buffer, x.data, x.first + i64(i), 8, site)) = pack;
 #endif
 }

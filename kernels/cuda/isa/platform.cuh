@@ -18,6 +18,8 @@
 #define PASS_SITE
 #define PASS_SITE_ONLY
 #define UNROLL _Pragma("unroll")
+#define PRAGMA(text) _Pragma(#text)
+#define UNROLL_BY(times) PRAGMA(unroll times)
 
 using u8 = unsigned char;
 using u16 = unsigned short;
@@ -44,6 +46,7 @@ using i64 = long long;
 #define PASS_SITE , site
 #define PASS_SITE_ONLY site
 #define UNROLL
+#define UNROLL_BY(times)
 
 using u8 = unsigned char;
 using u16 = unsigned short;

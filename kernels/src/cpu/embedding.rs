@@ -29,6 +29,7 @@ impl EmbeddingKernels for Cpu {
         tokens: TensorRef<'_, Self>,
         dout: TensorRef<'_, Self>,
         dtable: TensorMut<'_, Self>,
+        _links: TensorMut<'_, Self>,
     ) -> Result<()> {
         let tokens = tokens.as_slice::<u32>();
         match_float!(dout.dtype(), X => {

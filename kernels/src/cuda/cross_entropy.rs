@@ -1,56 +1,125 @@
 //! Losses on a GPU.
 
 use super::driver::Driver;
-use super::{Cuda, not_there};
+use super::launch::bytes_for_warps;
+use super::{Arg, Cuda, LaunchConfig};
 use crate::ops::cross_entropy::{CrossEntropyKernels, CrossEntropyParams, CrossEntropyShape, ShardShape};
 use crate::{Result, TensorMut, TensorRef};
 
 impl<Dr: Driver> CrossEntropyKernels for Cuda<Dr> {
     fn softmax_cross_entropy_rows(
         &self,
-        _shape: CrossEntropyShape,
-        _params: &CrossEntropyParams,
-        _loss_scale: Option<TensorRef<'_, Self>>,
-        _logits: TensorMut<'_, Self>,
-        _labels: TensorRef<'_, Self>,
-        _cross_entropy: TensorMut<'_, Self>,
-        _z_losses: TensorMut<'_, Self>,
+        shape: CrossEntropyShape,
+        params: &CrossEntropyParams,
+        loss_scale: Option<TensorRef<'_, Self>>,
+        logits: TensorMut<'_, Self>,
+        labels: TensorRef<'_, Self>,
+        cross_entropy: TensorMut<'_, Self>,
+        z_losses: TensorMut<'_, Self>,
     ) -> Result<()> {
-        not_there("cross_entropy: softmax_cross_entropy_rows")
+        let CrossEntropyShape { tokens, vocab_size, .. } = shape;
+        let args = [
+            logits.into(),
+            labels.into(),
+            loss_scale.into(),
+            cross_entropy.into(),
+            z_losses.into(),
+            params.z_loss.into(),
+            extent(vocab_size),
+        ];
+        self.launch("softmax_cross_entropy_rows", reducing_config(tokens, vocab_size), &args)
     }
 
     fn shard_maxima(
         &self,
-        _shape: ShardShape,
-        _logits: TensorRef<'_, Self>,
-        _maxima: TensorMut<'_, Self>,
+        shape: ShardShape,
+        logits: TensorRef<'_, Self>,
+        maxima: TensorMut<'_, Self>,
     ) -> Result<()> {
-        not_there("cross_entropy: shard_maxima")
+        let args = [logits.into(), maxima.into(), extent(shape.classes)];
+        self.launch("shard_maxima", reducing_config(shape.tokens, shape.classes), &args)
     }
 
     fn shard_terms(
         &self,
-        _shape: ShardShape,
-        _labels: TensorRef<'_, Self>,
-        _maxima: TensorRef<'_, Self>,
-        _logits: TensorMut<'_, Self>,
-        _terms: TensorMut<'_, Self>,
+        shape: ShardShape,
+        labels: TensorRef<'_, Self>,
+        maxima: TensorRef<'_, Self>,
+        logits: TensorMut<'_, Self>,
+        terms: TensorMut<'_, Self>,
     ) -> Result<()> {
-        not_there("cross_entropy: shard_terms")
+        let ShardShape { tokens, first_class, classes, vocab_size } = shape;
+        let args = [
+            logits.into(),
+            labels.into(),
+            maxima.into(),
+            terms.into(),
+            extent(tokens),
+            extent(first_class),
+            extent(classes),
+            extent(vocab_size),
+        ];
+        self.launch("shard_terms", reducing_config(tokens, classes), &args)
     }
 
     fn shard_losses(
         &self,
-        _shape: ShardShape,
-        _params: &CrossEntropyParams,
-        _loss_scale: Option<TensorRef<'_, Self>>,
-        _labels: TensorRef<'_, Self>,
-        _maxima: TensorRef<'_, Self>,
-        _terms: TensorRef<'_, Self>,
-        _exponentials: TensorMut<'_, Self>,
-        _cross_entropy: TensorMut<'_, Self>,
-        _z_losses: TensorMut<'_, Self>,
+        shape: ShardShape,
+        params: &CrossEntropyParams,
+        loss_scale: Option<TensorRef<'_, Self>>,
+        labels: TensorRef<'_, Self>,
+        maxima: TensorRef<'_, Self>,
+        terms: TensorRef<'_, Self>,
+        exponentials: TensorMut<'_, Self>,
+        cross_entropy: TensorMut<'_, Self>,
+        z_losses: TensorMut<'_, Self>,
     ) -> Result<()> {
-        not_there("cross_entropy: shard_losses")
+        let ShardShape { tokens, first_class, classes, .. } = shape;
+        let args = [
+            exponentials.into(),
+            labels.into(),
+            maxima.into(),
+            terms.into(),
+            loss_scale.into(),
+            cross_entropy.into(),
+            z_losses.into(),
+            params.z_loss.into(),
+            extent(tokens),
+            extent(first_class),
+            extent(classes),
+        ];
+        self.launch("shard_losses", rows_config(tokens, classes), &args)
+    }
+}
+
+/// Tokens, or classes: labels are i32, so all fit.
+fn extent<'a, M>(extent: usize) -> Arg<'a, M> {
+    Arg::U32(extent as u32)
+}
+
+/// A block for each row, with a thread for every 32 elements.
+fn rows_config(rows: usize, width: usize) -> LaunchConfig {
+    const ELEMENTS_PER_THREAD: usize = 32;
+    let threads = width.div_ceil(ELEMENTS_PER_THREAD).next_multiple_of(64).clamp(64, 1024);
+    LaunchConfig::blocks(rows, threads as u32)
+}
+
+/// The same for a kernel that reduces rows.
+fn reducing_config(rows: usize, width: usize) -> LaunchConfig {
+    let config = rows_config(rows, width);
+    config.with_shared_bytes(bytes_for_warps(config.threads, 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wide_rows_have_more_threads() {
+        let threads = |width| rows_config(3, width).threads;
+        assert_eq!([threads(0), threads(2048), threads(2049)], [64, 64, 128]);
+        assert_eq!([threads(32_000), threads(128_256), threads(1 << 18)], [1024, 1024, 1024]);
+        assert_eq!(reducing_config(3, 8192).shared_bytes, 8 * 4);
+        assert!(rows_config(0, 10).is_empty());
     }
 }

@@ -160,7 +160,7 @@ nothing!(CrossEntropyKernels {
 
 nothing!(EmbeddingKernels {
     embedding_forward(embedding::EmbeddingShape, In<'_>, In<'_>, Out<'_>);
-    embedding_backward(embedding::EmbeddingShape, In<'_>, In<'_>, Out<'_>);
+    embedding_backward(embedding::EmbeddingShape, In<'_>, In<'_>, Out<'_>, Out<'_>);
 });
 
 nothing!(GemmKernels {

@@ -9,7 +9,7 @@
 //! Front doors cannot see values on a device, so a token outside the whole vocabulary is not refused either:
 //! whoever uploads tokens has checked them.
 
-use crate::{Context, Cost, DType, Device, Result, Storage, TensorMut, TensorRef};
+use crate::{Class, Context, Cost, DType, Device, Result, Storage, TensorMut, TensorRef};
 
 /// Extents of one call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,13 +43,15 @@ pub trait EmbeddingKernels: Storage {
         out: TensorMut<'_, Self>,
     ) -> Result<()>;
 
-    /// See [`backward`].
+    /// See [`backward`]. `links` is workspace, U32: one for each token where
+    /// [`Caps::links_tokens`](crate::device::Caps::links_tokens), else none.
     fn embedding_backward(
         &self,
         shape: EmbeddingShape,
         tokens: TensorRef<'_, Self>,
         dout: TensorRef<'_, Self>,
         dtable: TensorMut<'_, Self>,
+        links: TensorMut<'_, Self>,
     ) -> Result<()>;
 }
 
@@ -96,7 +98,9 @@ pub fn backward<D: Device>(
     dout.expect_float(OP, "dout")?;
     let bytes = tokens.size_bytes() + dout.size_bytes() + 2 * dout.len() * size_of::<f32>();
     ctx.device.record(Cost { op: OP, flops: dout.len() as u64, bytes: bytes as u64 });
-    ctx.device.embedding_backward(shape, tokens, dout, dtable)
+    let num_links = if ctx.device.caps().links_tokens { shape.tokens } else { 0 };
+    let mut links = ctx.arena.block(Class::Workspace, DType::U32, num_links)?;
+    ctx.device.embedding_backward(shape, tokens, dout, dtable, links.view_mut([num_links]))
 }
 
 fn check_tokens<D: Device>(

@@ -6,6 +6,12 @@
 
 mod support;
 
+mod adamw;
+mod cross_entropy;
+mod embedding;
+mod grad_norm;
+mod philox;
+mod step_scalars;
 mod attention;
 mod elementwise;
 #[cfg(feature = "emulator")]

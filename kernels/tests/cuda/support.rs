@@ -25,3 +25,11 @@ const CAPACITY_BYTES: usize = 16 << 20;
 pub(crate) fn cpu() -> Context<Cpu> {
     Context::new(Cpu::new(1).expect("CPU device"), CAPACITY_BYTES).expect("arena")
 }
+
+/// Runs `body` with accesses counted.
+///
+/// # Panics
+/// As [`for_each_setting`].
+pub(crate) fn counting(body: impl Fn(&Context<Dev>)) {
+    run(Settings { count_accesses: true, ..Settings::default() }, body);
+}

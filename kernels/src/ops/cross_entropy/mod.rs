@@ -17,6 +17,7 @@ pub use ranks::{AcrossRanks, ShardShape, Whole};
 
 use super::Write;
 use super::gemm::{self, GemmShape, Layout};
+use crate::device::Caps;
 use crate::{Class, Context, Cost, DType, Device, KernelError, Result, Storage, TensorMut, TensorRef};
 use ranks::Losses;
 
@@ -42,15 +43,12 @@ pub struct CrossEntropyShape {
 }
 
 impl CrossEntropyShape {
-    /// Tokens whose logits are in memory at once: about [`CHUNK_LOGITS`] logits, in multiples of 64 so
+    /// Tokens whose logits are in memory at once: about [`Caps::chunk_logits`] logits, in multiples of 64 so
     /// that products keep whole tiles.
-    pub fn chunk_tokens(self) -> usize {
-        (CHUNK_LOGITS / self.vocab_size.max(1) / 64 * 64).max(64).min(self.tokens)
+    pub fn chunk_tokens(self, caps: Caps) -> usize {
+        (caps.chunk_logits / self.vocab_size.max(1) / 64 * 64).max(64).min(self.tokens)
     }
 }
-
-/// Logits per chunk: enough that a chunk's products run at full speed, few beside the activations.
-pub const CHUNK_LOGITS: usize = 1 << 20;
 
 /// Device side of this family beyond the products. Arguments have been checked by the functions below.
 pub trait CrossEntropyKernels: Storage {
@@ -199,7 +197,7 @@ fn for_each_chunk<D: Device, E: From<KernelError>>(
     shard: ShardShape,
     mut work: impl FnMut(usize, &mut TensorMut<'_, D>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let chunk_tokens = shape.chunk_tokens();
+    let chunk_tokens = shape.chunk_tokens(ctx.device.caps());
     let mut logits = ctx.arena.block(Class::Workspace, DType::F32, chunk_tokens * shard.classes)?;
     let mut start = 0;
     while start < shape.tokens {
@@ -241,4 +239,19 @@ fn record<D: Storage>(
     let product = gemm::flops(GemmShape { m: shard.tokens, n: shard.classes, k: hidden_size });
     let logits = shard.tokens as u64 * shard.classes as u64;
     ctx.device.record(Cost { op, flops: products * product + 5 * logits, bytes: bytes as u64 });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_as_large_as_the_device_wants_them() {
+        let chunk = |vocab_size, chunk_logits| {
+            let shape = CrossEntropyShape { tokens: 8192, vocab_size, hidden_size: 1 };
+            shape.chunk_tokens(Caps { chunk_logits, ..Caps::CUDA })
+        };
+        assert_eq!([chunk(128_256, 1 << 27), chunk(32_000, 1 << 27)], [1024, 4160]);
+        assert_eq!([chunk(128_256, 1 << 20), chunk(1000, 1 << 20), chunk(0, 1 << 20)], [64, 1024, 8192]);
+    }
 }

@@ -65,6 +65,13 @@ impl GlobalIndex {
         (first, len as usize)
     }
 
+    /// As kernels take it: the index of the first column held in the row of the next element, elements of that
+    /// row before it, columns held, and columns of the whole. A contiguous range has 2^64 - 1 columns.
+    #[cfg(any(feature = "cuda", feature = "emulator"))]
+    pub(crate) fn to_words(self) -> [u64; 4] {
+        [self.row_start, self.column, self.row_len, self.row_stride]
+    }
+
     /// Checks that the indices of `len` elements are below 2^64 - 1.
     pub(crate) fn check(self, op: &'static str, len: usize) -> Result<()> {
         let GlobalIndex { row_start, column, row_len, row_stride } = self;
