@@ -26,8 +26,16 @@ DEVICE f32 lanes_max(f32 value SITE) {
 DEVICE f32 warp_sum(f32 value SITE) { return lanes_sum<WARP>(value PASS_SITE); }
 DEVICE f32 warp_max(f32 value SITE) { return lanes_max<WARP>(value PASS_SITE); }
 
-// Gives every thread the values of all warps, one after the other: `visit(value of warp w)`. `of_warps` has num_warps()
-// elements and may be used again at once. Two barriers.
+// A place for the values of all warps, each of LEN elements. Its size is that for the smaller kind of warps, so that the
+// host need not know the warp: num_threads / 32 · LEN elements.
+template <u32 LEN = 1>
+DEVICE Shared<f32> take_for_warps(SharedMemory& memory SITE) {
+    constexpr u32 SMALLEST_WARP = 32;
+    return memory.take<f32>(num_threads() / SMALLEST_WARP * LEN, 16 PASS_SITE);
+}
+
+// Gives every thread the values of all warps, one after the other: `visit(value of warp w)`. `of_warps` comes from
+// take_for_warps and may be used again at once. Two barriers.
 template <class Visit>
 DEVICE void for_each_warp(f32 value_of_warp, Shared<f32> of_warps, Visit visit SITE) {
     if (lane_index() == 0) {

@@ -14,6 +14,15 @@ pub const THREADS: u32 = 256;
 /// Bytes that one thread moves by one instruction.
 const VECTOR_BYTES: usize = 16;
 
+/// Elements that a thread of a memory-bound kernel works on at once: `GROUP` of `kernels/cuda/vector.cuh`.
+pub(super) const GROUP: usize = 8;
+
+/// Bytes of shared memory for `values` f32 of each warp: `take_for_warps` of `kernels/cuda/reduce.cuh`.
+pub(super) fn bytes_for_warps(threads: u32, values: usize) -> usize {
+    const SMALLEST_WARP: usize = 32;
+    threads as usize / SMALLEST_WARP * values * size_of::<f32>()
+}
+
 /// Blocks of a kernel that strides over its elements: more than any GPU has room for, few enough to start.
 const MAX_STRIDING_BLOCKS: u64 = 65_535 * 8;
 
@@ -55,6 +64,12 @@ impl LaunchConfig {
         let per_block = THREADS as usize * (VECTOR_BYTES / element_bytes);
         let blocks = len.div_ceil(per_block) as u64;
         Self::blocks(blocks.min(MAX_STRIDING_BLOCKS) as usize, THREADS)
+    }
+
+    /// For a kernel that strides over `len` elements in groups (`kernels/cuda/vector.cuh`), of any type: one group
+    /// for each thread, up to a bound.
+    pub fn groups(len: usize) -> Self {
+        Self::elements(len, VECTOR_BYTES / GROUP)
     }
 
     /// The same launch with `bytes` of shared memory for each block.
