@@ -32,6 +32,15 @@ DEVICE f32 divide(f32 a, f32 b) {
 #endif
 }
 
+// Correctly rounded 1 / x: the bits of divide(1, x) in fewer instructions. rcp.rn.f32 (9.7.3.13).
+DEVICE f32 reciprocal(f32 x) {
+#if ON_GPU
+    return __frcp_rn(x);
+#else
+    return 1.0f / x;
+#endif
+}
+
 // To the nearest integer, ties to even. cvt.rni.f32.f32 (9.7.9.21).
 DEVICE f32 round_to_integer(f32 x) {
 #if ON_GPU
@@ -77,6 +86,16 @@ DEVICE u32 multiply_high(u32 a, u32 b) {
     return __umulhi(a, b);
 #else
     return u32((u64(a) * u64(b)) >> 32);
+#endif
+}
+
+// Changes nothing, but the compiler takes the register's value for a new one: what was computed from it before is
+// computed again, not kept. No instruction.
+DEVICE void renew(u32& word) {
+#if ON_GPU
+    asm volatile("" : "+r"(word));
+#else
+    (void)word;
 #endif
 }
 

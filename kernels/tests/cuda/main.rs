@@ -7,8 +7,13 @@
 mod support;
 
 mod attention;
+mod combine;
 mod elementwise;
+mod gemm;
 #[cfg(feature = "emulator")]
 mod mistakes;
+mod rms_norm;
+mod rope;
 mod streams;
-mod gemm;
+mod sums;
+mod swiglu;
