@@ -32,6 +32,15 @@ DEVICE f32 divide(f32 a, f32 b) {
 #endif
 }
 
+// Correctly rounded 1 / x: the bits of divide(1, x) in fewer instructions. rcp.rn.f32 (9.7.3.13).
+DEVICE f32 reciprocal(f32 x) {
+#if ON_GPU
+    return __frcp_rn(x);
+#else
+    return 1.0f / x;
+#endif
+}
+
 // To the nearest integer, ties to even. cvt.rni.f32.f32 (9.7.9.21).
 DEVICE f32 round_to_integer(f32 x) {
 #if ON_GPU
@@ -86,6 +95,16 @@ DEVICE u32 lowest_set_bit(u64 bits) {
     return u32(__ffsll(i64(bits)) - 1);
 #else
     return u32(__builtin_ctzll(bits));
+#endif
+}
+
+// Changes nothing, but the compiler takes the register's value for a new one: what was computed from it before is
+// computed again, not kept. No instruction.
+DEVICE void renew(u32& word) {
+#if ON_GPU
+    asm volatile("" : "+r"(word));
+#else
+    (void)word;
 #endif
 }
 

@@ -1,7 +1,9 @@
 //! Elementwise ops and plain sums on a GPU.
 
+use super::combine::combine;
 use super::driver::Driver;
-use super::{Cuda, LaunchConfig, not_there};
+use super::sums::{add_partials, chunks_config, column_sum_partials};
+use super::{Cuda, LaunchConfig};
 use crate::ops::elementwise::{Combine, ElementwiseKernels};
 use crate::{DType, Result, TensorMut, TensorRef, kernel_name};
 
@@ -14,12 +16,12 @@ impl<Dr: Driver> ElementwiseKernels for Cuda<Dr> {
 
     fn combine(
         &self,
-        _how: Combine,
-        _before: &[TensorRef<'_, Self>],
-        _own: TensorMut<'_, Self>,
-        _after: &[TensorRef<'_, Self>],
+        how: Combine,
+        before: &[TensorRef<'_, Self>],
+        own: TensorMut<'_, Self>,
+        after: &[TensorRef<'_, Self>],
     ) -> Result<()> {
-        not_there("elementwise::combine")
+        combine(self, how, before, own, after)
     }
 
     fn cast(&self, src: TensorRef<'_, Self>, dst: TensorMut<'_, Self>) -> Result<()> {
@@ -37,15 +39,17 @@ impl<Dr: Driver> ElementwiseKernels for Cuda<Dr> {
 
     fn column_sum(
         &self,
-        _x: TensorRef<'_, Self>,
-        _sums: TensorMut<'_, Self>,
-        _partials: TensorMut<'_, Self>,
+        x: TensorRef<'_, Self>,
+        sums: TensorMut<'_, Self>,
+        mut partials: TensorMut<'_, Self>,
     ) -> Result<()> {
-        not_there("elementwise::column_sum")
+        column_sum_partials(self, x, partials.reborrow())?;
+        add_partials(self, partials.into_ref(), sums)
     }
 
-    fn chunk_sums(&self, _x: TensorRef<'_, Self>, _partials: TensorMut<'_, Self>) -> Result<()> {
-        not_there("elementwise::sum")
+    fn chunk_sums(&self, x: TensorRef<'_, Self>, partials: TensorMut<'_, Self>) -> Result<()> {
+        let len = x.len();
+        self.launch("chunk_sums", chunks_config(len), &[x.into(), partials.into(), (len as u64).into()])
     }
 }
 

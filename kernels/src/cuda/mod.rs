@@ -10,6 +10,7 @@
 
 mod adamw;
 mod attention;
+mod combine;
 mod cross_entropy;
 pub mod driver;
 mod elementwise;
@@ -23,6 +24,7 @@ mod philox;
 mod rms_norm;
 mod rope;
 mod step_scalars;
+mod sums;
 mod swiglu;
 
 use crate::device::Caps;

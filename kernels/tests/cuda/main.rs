@@ -13,8 +13,13 @@ mod grad_norm;
 mod philox;
 mod step_scalars;
 mod attention;
+mod combine;
 mod elementwise;
+mod gemm;
 #[cfg(feature = "emulator")]
 mod mistakes;
+mod rms_norm;
+mod rope;
 mod streams;
-mod gemm;
+mod sums;
+mod swiglu;

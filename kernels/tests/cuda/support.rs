@@ -8,9 +8,9 @@ mod gpu;
 use tisserand_kernels::{Context, Cpu, DType};
 
 #[cfg(feature = "emulator")]
-pub(crate) use emulated::{Dev, context, for_each_setting, in_one_setting, with_warps_of_64};
+pub(crate) use emulated::{Dev, assert_coalesced, context, for_each_setting, in_one_setting, with_warps_of_64};
 #[cfg(not(feature = "emulator"))]
-pub(crate) use gpu::{Dev, for_each_setting, in_one_setting, with_warps_of_64};
+pub(crate) use gpu::{Dev, assert_coalesced, for_each_setting, in_one_setting, with_warps_of_64};
 
 /// The types of floating-point tensors.
 pub(crate) const FLOATS: [DType; 2] = [DType::F32, DType::Bf16];

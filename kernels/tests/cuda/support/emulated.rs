@@ -59,3 +59,17 @@ fn run(settings: Settings, body: impl Fn(&Context<Dev>)) {
 pub(crate) fn context(settings: Settings) -> Context<Dev> {
     Context::new(Cuda::new(Emulated::new(settings)), CAPACITY_BYTES).expect("emulated device")
 }
+
+/// Asserts that the kernels which `run` launches touch at most `ratio` times the sectors of global memory that their
+/// bytes fill. `run` is to take tensors that are aligned. On a GPU, nothing: nothing counts there.
+///
+/// # Panics
+/// With the counters if they touch more.
+pub(crate) fn assert_coalesced(what: &str, ratio: f64, run: impl FnOnce(&Context<Dev>)) {
+    let ctx = context(Settings { count_accesses: true, ..Settings::default() });
+    run(&ctx);
+    let counters = ctx.device.driver().counters();
+    assert!(counters.global_accesses > 0, "{what}: no accesses were counted");
+    let (sectors, at_best) = (counters.global_sectors as f64, counters.global_sectors_at_best as f64);
+    assert!(sectors <= ratio * at_best, "{what}: {counters:?}");
+}

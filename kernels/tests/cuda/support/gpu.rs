@@ -34,3 +34,6 @@ pub(crate) fn in_one_setting(body: impl Fn(&Context<Dev>)) {
 
 /// Does nothing: the warps of this GPU have 32 threads.
 pub(crate) fn with_warps_of_64(_body: impl Fn(&Context<Dev>)) {}
+
+/// Does nothing: a GPU does not count its accesses by itself.
+pub(crate) fn assert_coalesced(_what: &str, _ratio: f64, _run: impl FnOnce(&Context<Dev>)) {}

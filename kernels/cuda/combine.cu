@@ -1,0 +1,126 @@
+// Several tensors into one: own[i] = the tree over `count` tensors of which `own` is number own_index, adjacent pairs
+// level by level, ((0 + 1) + (2 + 3)) + ... Sums (of integers modulo 2^n) or maxima (NaN if any is NaN), in f32 for
+// floating-point tensors, with one rounding at the end.
+//
+// Bytes: (count + 1) elements for each of own; count - 1 FLOPs. Floor: bytes / bandwidth.
+// Geometry: 256 threads, blocks in a grid-stride loop over packs of 16 bytes; no shared memory. The tensors are
+// parameters, so no table of pointers has to be made; their number is the same for all threads.
+#include "isa/isa.cuh"
+#include "vector.cuh"
+
+constexpr u32 MAX_TENSORS = 32;
+
+// What elements of T are combined as.
+template <class T>
+struct Computed {
+    using Type = T;
+    static METHOD T widen(T x) { return x; }
+    static METHOD T narrow(T x) { return x; }
+};
+template <>
+struct Computed<bf16> {
+    using Type = f32;
+    static METHOD f32 widen(bf16 x) { return to_f32(x); }
+    static METHOD bf16 narrow(f32 x) { return round_to<bf16>(x); }
+};
+
+struct Sum {
+    static METHOD f32 of(f32 a, f32 b) { return a + b; }
+    static METHOD u32 of(u32 a, u32 b) { return a + b; }
+    static METHOD i32 of(i32 a, i32 b) { return i32(u32(a) + u32(b)); }
+    static METHOD u8 of(u8 a, u8 b) { return u8(a + b); }
+};
+
+struct Max {
+    static METHOD f32 of(f32 a, f32 b) { return a > b || is_nan(a) ? a : b; }
+    template <class Integer>
+    static METHOD Integer of(Integer a, Integer b) {
+        return a > b ? a : b;
+    }
+};
+
+// `others[n]` is tensor n, or absent where that is `own`.
+template <class T>
+struct Tensors {
+    Global<T> own;
+    u32 own_index, count;
+    Global<const T> others[MAX_TENSORS];
+};
+
+template <class T, u32 LEN>
+struct Values {
+    typename Computed<T>::Type values[LEN];
+};
+
+template <u32 NUMBER, u32 LEN, class T>
+DEVICE Values<T, LEN> leaf(const Tensors<T>& tensors, u64 i) {
+    Values<T, LEN> wide;
+    const bool is_own = NUMBER == tensors.own_index;
+    if constexpr (LEN == 1) {
+        wide.values[0] = Computed<T>::widen(is_own ? load(tensors.own, i) : load(tensors.others[NUMBER], i));
+    } else {
+        const Pack<T> pack = is_own ? load_pack(tensors.own, i) : load_pack(tensors.others[NUMBER], i);
+        UNROLL for (u32 j = 0; j < LEN; j++) { wide.values[j] = Computed<T>::widen(pack[j]); }
+    }
+    return wide;
+}
+
+// The node over tensors FIRST .. FIRST + SPAN, of which the first is there: what has no right branch is its left one.
+template <class How, u32 FIRST, u32 SPAN, u32 LEN, class T>
+DEVICE Values<T, LEN> node(const Tensors<T>& tensors, u64 i) {
+    if constexpr (SPAN == 1) {
+        return leaf<FIRST, LEN>(tensors, i);
+    } else {
+        Values<T, LEN> left = node<How, FIRST, SPAN / 2, LEN>(tensors, i);
+        if (FIRST + SPAN / 2 < tensors.count) {
+            const Values<T, LEN> right = node<How, FIRST + SPAN / 2, SPAN / 2, LEN>(tensors, i);
+            UNROLL for (u32 j = 0; j < LEN; j++) { left.values[j] = How::of(left.values[j], right.values[j]); }
+        }
+        return left;
+    }
+}
+
+template <class How, class T>
+DEVICE void combine(const Tensors<T>& tensors, bool aligned, u64 len) {
+    constexpr u32 LEN = Pack<T>::LEN;
+    const auto one = [&](u64 i) {
+        store(tensors.own, i, Computed<T>::narrow(node<How, 0, MAX_TENSORS, 1>(tensors, i).values[0]));
+    };
+    for_each_group<LEN>(aligned, len, one, [&](u64 i) {
+        const Values<T, LEN> wide = node<How, 0, MAX_TENSORS, LEN>(tensors, i);
+        Pack<T> pack;
+        UNROLL for (u32 j = 0; j < LEN; j++) { pack[j] = Computed<T>::narrow(wide.values[j]); }
+        store_pack(tensors.own, i, pack);
+    });
+}
+
+// An absent tensor counts as aligned.
+template <class T>
+DEVICE bool all_aligned(const Tensors<T>& tensors) {
+    bool all = is_aligned(tensors.own);
+    UNROLL for (u32 n = 0; n < MAX_TENSORS; n++) { all = all && is_aligned(tensors.others[n]); }
+    return all;
+}
+
+#define EIGHT(T, a, b, c, d, e, f, g, h)                                                                     \
+    Global<const T> a, Global<const T> b, Global<const T> c, Global<const T> d, Global<const T> e,             \
+        Global<const T> f, Global<const T> g, Global<const T> h
+#define ENTRY(name, How, T)                                                                                  \
+    KERNEL(name##_##T, 256, Global<T> own, u32 own_index, u32 count, u64 len,                                  \
+           EIGHT(T, t0, t1, t2, t3, t4, t5, t6, t7), EIGHT(T, t8, t9, t10, t11, t12, t13, t14, t15),           \
+           EIGHT(T, t16, t17, t18, t19, t20, t21, t22, t23),                                                   \
+           EIGHT(T, t24, t25, t26, t27, t28, t29, t30, t31)) {                                                 \
+        const Tensors<T> tensors{own, own_index, count,                                                        \
+                                 {t0,  t1,  t2,  t3,  t4,  t5,  t6,  t7,  t8,  t9,  t10,                       \
+                                  t11, t12, t13, t14, t15, t16, t17, t18, t19, t20, t21,                       \
+                                  t22, t23, t24, t25, t26, t27, t28, t29, t30, t31}};                          \
+        combine<How>(tensors, all_aligned(tensors), len);                                                      \
+    }
+#define ENTRIES(T)                                                                                           \
+    ENTRY(combine_sum, Sum, T)                                                                                 \
+    ENTRY(combine_max, Max, T)
+ENTRIES(f32)
+ENTRIES(bf16)
+ENTRIES(u32)
+ENTRIES(i32)
+ENTRIES(u8)

@@ -1,0 +1,98 @@
+//! Several tensors into one: the bits of the CPU device for all dtypes, numbers of tensors and places among them.
+
+use tisserand_kernels::ops::elementwise::{self, Combine};
+use tisserand_kernels::testing::{normal_f64, upload};
+use tisserand_kernels::{Block, Context, DType, Device, Element, TensorRef};
+
+use crate::support::{Dev, assert_coalesced, cpu, for_each_setting, with_warps_of_64};
+
+/// `len` elements of each of `count` tensors.
+type Values<T> = Vec<Vec<T>>;
+
+/// Combines parts that begin `start` elements into their blocks; returns the bytes of all of `own`.
+fn combined<D: Device, T: Element>(
+    ctx: &Context<D>,
+    how: Combine,
+    values: &Values<T>,
+    own: usize,
+    start: usize,
+) -> Vec<u8> {
+    let mut blocks: Vec<Block<D>> = values.iter().map(|values| upload(ctx, values)).collect();
+    let len = values[0].len() - start;
+    let mut target = blocks.remove(own);
+    let others: Vec<TensorRef<'_, D>> = blocks.iter().map(|block| block.range(start, [len])).collect();
+    let (before, after) = others.split_at(own);
+    elementwise::combine(&ctx.device, how, before, target.range_mut(start, [len]), after).unwrap();
+    let mut got = vec![T::zeroed(); start + len];
+    ctx.device.download(target.view([start + len]), &mut got).unwrap();
+    bytemuck::cast_slice(&got).to_vec()
+}
+
+fn check_dtype<T: Element>(ctx: &Context<Dev>, values: impl Fn(usize, usize) -> Vec<T>) {
+    let cpu = cpu();
+    for (count, len) in [(2, 1), (2, 1031), (3, 64), (5, 300), (8, 2064), (9, 33), (32, 40)] {
+        let values: Values<T> = (0..count).map(|tensor| values(tensor, len)).collect();
+        for how in [Combine::Sum, Combine::Max] {
+            for (own, start) in [(0, 0), (count - 1, 0), (count / 2, 1)] {
+                let want = combined(&cpu, how, &values, own, start.min(len - 1));
+                let got = combined(ctx, how, &values, own, start.min(len - 1));
+                assert!(got == want, "{how:?} of {count} tensors of {len} {}, own {own}", T::DTYPE);
+            }
+        }
+    }
+}
+
+/// Numbers of very different sizes, whose sums round.
+fn numbers(tensor: usize, len: usize) -> Vec<f64> {
+    let scale = 1.1_f64.powi(tensor as i32) * 1.2345;
+    normal_f64(tensor as u64, len).iter().map(|x| x * scale).collect()
+}
+
+fn check(ctx: &Context<Dev>) {
+    check_dtype(ctx, |tensor, len| numbers(tensor, len).iter().map(|x| *x as f32).collect());
+    check_dtype(ctx, |tensor, len| numbers(tensor, len).iter().map(|x| half::bf16::from_f64(*x)).collect());
+    let integers = |tensor, len| numbers(tensor, len).iter().map(|x| (x * 1e9) as i64).collect::<Vec<_>>();
+    check_dtype(ctx, |tensor, len| integers(tensor, len).iter().map(|x| *x as u32).collect());
+    check_dtype(ctx, |tensor, len| integers(tensor, len).iter().map(|x| *x as i32).collect());
+    check_dtype(ctx, |tensor, len| integers(tensor, len).iter().map(|x| *x as u8).collect());
+}
+
+#[test]
+fn combinations_have_the_bits_of_the_cpu() {
+    for_each_setting(check);
+    with_warps_of_64(check);
+}
+
+#[test]
+fn the_largest_is_nan_if_any_is() {
+    for_each_setting(|ctx| {
+        for position in 0..3 {
+            let mut values = vec![vec![1.0_f32], vec![2.0], vec![-3.0]];
+            values[position][0] = f32::NAN;
+            let largest = combined(ctx, Combine::Max, &values, 1, 0);
+            assert!(f32::from_ne_bytes(largest.try_into().unwrap()).is_nan(), "{position}");
+        }
+    });
+}
+
+#[test]
+fn more_tensors_than_the_kernel_takes_are_refused() {
+    for_each_setting(|ctx| {
+        let mut own = upload(ctx, &[1.0_f32]);
+        let other = upload(ctx, &[2.0_f32]);
+        let others = vec![other.view([1]); 32];
+        let refused = elementwise::combine(&ctx.device, Combine::Sum, &[], own.view_mut([1]), &others);
+        let message = refused.unwrap_err().to_string();
+        assert!(message.contains("33 tensors, but this device combines at most 32"), "{message}");
+    });
+}
+
+#[test]
+fn accesses_are_coalesced() {
+    for dtype in [DType::F32, DType::U8] {
+        assert_coalesced("combine", 1.0, |ctx| match dtype {
+            DType::F32 => drop(combined(ctx, Combine::Sum, &vec![vec![1.0_f32; 4096]; 4], 1, 0)),
+            _ => drop(combined(ctx, Combine::Sum, &vec![vec![1_u8; 8192]; 4], 1, 0)),
+        });
+    }
+}
