@@ -8,6 +8,7 @@ use super::driver::Driver;
 use super::{Arg, Cuda, LaunchConfig};
 use crate::ops::Write;
 use crate::ops::gemm::{GemmKernels, GemmShape, Layout};
+use crate::ops::swiglu::{SwigluKernels, SwigluShape};
 use crate::{DType, Result, TensorMut, TensorRef, kernel_name};
 
 /// What one block computes. Names and numbers are those of `kernels/cuda/gemm.cu` and `gemm_f32.cu`.
@@ -86,6 +87,16 @@ impl Tile {
         LaunchConfig::blocks(self.count(shape), self.threads()).with_shared_bytes(self.shared_bytes())
     }
 
+    /// The kernel of this tile, or of one nearly as good, that also computes the gate of a feed-forward layer. There are
+    /// none for operands that are not bf16 or not aligned.
+    pub fn with_swiglu(self) -> Option<(Self, &'static str)> {
+        match self {
+            Tile::Large | Tile::Medium => Some((Tile::Large, "gemm_swiglu_large_bf16")),
+            Tile::Small => Some((Tile::Small, "gemm_swiglu_small_bf16")),
+            Tile::Converting | Tile::F32 => None,
+        }
+    }
+
     /// The kernel's name. Tiles of operands of one type only have it not in their name.
     ///
     /// # Panics
@@ -155,12 +166,47 @@ impl<Dr: Driver> GemmKernels for Cuda<Dr> {
     ) -> Result<()> {
         let tile = tile(layout, shape, a, b);
         let kernel = tile.kernel(layout, [a.dtype(), b.dtype(), c.dtype()]);
-        let args = arguments(shape, [a, b], bias, write, c);
+        let args = arguments(shape, [a, b], bias, None, write, c);
+        self.launch(kernel, tile.launch_config(shape), &args)
+    }
+
+    fn gemm_add(
+        &self,
+        shape: GemmShape,
+        a: TensorRef<'_, Self>,
+        b: TensorRef<'_, Self>,
+        residual: TensorRef<'_, Self>,
+        c: TensorMut<'_, Self>,
+        _workspace: TensorMut<'_, Self>,
+    ) -> Result<()> {
+        let tile = tile(Layout::Nt, shape, a, b);
+        let kernel = tile.kernel(Layout::Nt, [a.dtype(), b.dtype(), c.dtype()]);
+        let args = arguments(shape, [a, b], None, Some(residual), Write::Replace, c);
+        self.launch(kernel, tile.launch_config(shape), &args)
+    }
+
+    fn gemm_swiglu(
+        &self,
+        shape: GemmShape,
+        x: TensorRef<'_, Self>,
+        weight: TensorRef<'_, Self>,
+        mut gate_up: TensorMut<'_, Self>,
+        out: TensorMut<'_, Self>,
+        workspace: TensorMut<'_, Self>,
+    ) -> Result<()> {
+        let width = shape.n / 2;
+        let Some((tile, kernel)) = tile(Layout::Nt, shape, x, weight).with_swiglu() else {
+            let product = gate_up.reborrow();
+            self.gemm(Layout::Nt, shape, x, weight, None, Write::Replace, product, workspace)?;
+            return self.swiglu_forward(SwigluShape { tokens: shape.m, width }, gate_up.as_ref(), out);
+        };
+        let [tokens, width, terms] = [shape.m, width, shape.k].map(extent);
+        let args = [x.into(), weight.into(), gate_up.into(), out.into(), tokens, width, terms];
         self.launch(kernel, tile.launch_config(shape), &args)
     }
 }
 
-/// Arguments of all kernels of this family.
+/// Arguments of all kernels that compute one product.
 ///
 /// # Panics
 /// If an extent is beyond 2^31: indices of rows and columns are of 32 bits.
@@ -168,16 +214,18 @@ pub fn arguments<'a, Dr: Driver>(
     shape: GemmShape,
     [a, b]: [TensorRef<'a, Cuda<Dr>>; 2],
     bias: Option<TensorRef<'a, Cuda<Dr>>>,
+    residual: Option<TensorRef<'a, Cuda<Dr>>>,
     write: Write,
     c: TensorMut<'a, Cuda<Dr>>,
-) -> [Arg<'a, Dr::Memory>; 8] {
-    let extent = |len: usize| -> Arg<'a, Dr::Memory> {
-        let len = i32::try_from(len).expect("rows, columns and terms of a product are fewer than 2^31");
-        len.cast_unsigned().into()
-    };
+) -> [Arg<'a, Dr::Memory>; 9] {
     let add = u32::from(write == Write::Add);
     let [m, n, k] = [shape.m, shape.n, shape.k].map(extent);
-    [a.into(), b.into(), bias.into(), c.into(), m, n, k, add.into()]
+    [a.into(), b.into(), bias.into(), residual.into(), c.into(), m, n, k, add.into()]
+}
+
+fn extent<'a, M>(len: usize) -> Arg<'a, M> {
+    let len = i32::try_from(len).expect("rows, columns and terms of a product are fewer than 2^31");
+    len.cast_unsigned().into()
 }
 
 #[cfg(test)]
