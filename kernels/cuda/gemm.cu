@@ -2,6 +2,7 @@
 //
 //   gemm_LAYOUT_TILE_C             c = a · b + bias[column], + residual or what c held; a and b bf16, aligned
 //   gemm_LAYOUT_converting_A_B_C   the same for an operand of f32, rounded to bf16 on its way, or one that is not aligned
+//   gemm_tn_part, gemm_add_parts   parts of the sums of tn, each by blocks of its own; and their sum
 //   gemm_swiglu_TILE_bf16          gate_up = x · weightᵀ, out = silu(gate) · up
 //
 //   nt   a [m, k], b [n, k]     forward of a linear layer
@@ -79,7 +80,7 @@ DEVICE void accumulate(WarpTile<Layout, Tile>& warp, Shared<bf16> memory, Window
                 block_sync();
                 reading = next(reading);
             }
-            // Past the end this reads a stage of zeros.
+            // Past the end this reads terms that are not multiplied.
             warp.load(fragments[(step + 1) % 2], stage(reading), (step + 1) % Tile::STEPS);
             if (step + 1 < Tile::STEPS) {
                 copy(writing, step, Tile::STEPS - 1);
@@ -160,6 +161,52 @@ DEVICE void gemm_converting(Global<const A> a, Global<const B> b, Addition<B, C>
     write_tile(stage_sums(warp, memory), addition, c, extents, corner.row, corner.column);
 }
 
+// Block (x, y): the sums of tile x over `terms` terms from y · terms on, to part y of parts [num_parts, m, n].
+template <class Tile>
+DEVICE void product_of_part(Global<const bf16> a, Global<const bf16> b, Global<f32> parts, Extents extents, u32 terms) {
+    using W = WarpTile<Tn, Tile>;
+    SharedMemory shared;
+    const Shared<bf16> memory = shared.take<bf16>(Tile::SHARED_LEN, 1024);
+    const Corner corner = corner_of_block<Tile::M, Tile::N>(extents.m, extents.n);
+    const u32 first = block_y() * terms;
+    W warp;
+    Window<bf16, typename W::A, Tile::THREADS> window_a(a, extents.m, extents.k, corner.row);
+    Window<bf16, typename W::B, Tile::THREADS> window_b(b, extents.n, extents.k, corner.column);
+    window_a.advance(first);
+    window_b.advance(first);
+    accumulate<Tile>(warp, memory, window_a, window_b, least(terms, extents.k - first));
+    const Global<f32> part = from(parts, i64(u64(block_y()) * extents.m * extents.n));
+    const Addition<bf16, f32> nothing(Global<const bf16>{}, Global<const f32>{}, part, false);
+    write_tile(stage_sums(warp, memory), nothing, part, extents, corner.row, corner.column);
+}
+
+// c = Σ parts, in their order, + c if it is added to. Bytes: 4 (num_parts + 1) len, 4 len more for what c held; that is
+// the floor. One pack for each thread.
+DEVICE void add_parts(Global<const f32> parts, Global<f32> c, u32 num_parts, u64 len, bool add) {
+    constexpr u32 LEN = Pack<f32>::LEN;
+    const u64 first = (u64(block_x()) * num_threads() + thread_index()) * LEN;
+    if (is_aligned(parts) && is_aligned(c) && len % LEN == 0) {
+        if (first < len) {
+            Pack<f32> sum = load_pack(parts, first);
+            for (u32 part = 1; part < num_parts; part++) {
+                const Pack<f32> more = load_pack(parts, part * len + first);
+                UNROLL for (u32 j = 0; j < LEN; j++) { sum[j] = sum[j] + more[j]; }
+            }
+            const Pack<f32> old = add ? load_pack(c, first) : Pack<f32>{};
+            UNROLL for (u32 j = 0; j < LEN; j++) { sum[j] = sum[j] + old[j]; }
+            store_pack(c, first, sum);
+        }
+        return;
+    }
+    for (u64 i = first; i < first + LEN && i < len; i++) {
+        f32 sum = load(parts, i);
+        for (u32 part = 1; part < num_parts; part++) {
+            sum = sum + load(parts, part * len + i);
+        }
+        store(c, i, sum + (add ? load(c, i) : 0.0f));
+    }
+}
+
 template <class Tile>
 DEVICE void gemm_swiglu(Global<const bf16> x, Global<const bf16> weight, Global<bf16> gate_up, Global<bf16> out, u32 tokens,
                         u32 width, u32 k) {
@@ -202,6 +249,14 @@ DEVICE void gemm_swiglu(Global<const bf16> x, Global<const bf16> weight, Global<
 ENTRIES(nt, Nt)
 ENTRIES(nn, Nn)
 ENTRIES(tn, Tn)
+
+KERNEL(gemm_tn_part, Large::THREADS, Global<const bf16> a, Global<const bf16> b, Global<f32> parts, u32 m, u32 n, u32 k,
+       u32 terms) {
+    product_of_part<Large>(a, b, parts, Extents{m, n, k}, terms);
+}
+KERNEL(gemm_add_parts, 256, Global<const f32> parts, Global<f32> c, u32 num_parts, u64 len, u32 add) {
+    add_parts(parts, c, num_parts, len, add != 0);
+}
 
 #define SWIGLU(name, Tile)                                                                                   \
     KERNEL(name##_bf16, Tile::THREADS, Global<const bf16> x, Global<const bf16> weight, Global<bf16> gate_up,  \

@@ -31,14 +31,14 @@ struct Window {
         place = swizzled<Tile::COLUMNS>(thread_index() / CHUNKS, thread_index() % CHUNKS);
     }
 
-    // To the next terms of the sums.
-    METHOD void advance() {
+    // Over the next terms of the sums.
+    METHOD void advance(u32 terms = Tile::DEPTH) {
         if constexpr (Tile::MAJOR == Major::K) {
-            source = from(source, i64(Tile::DEPTH));
-            columns -= i32(Tile::DEPTH);
+            source = from(source, i64(terms));
+            columns -= i32(terms);
         } else {
-            source = from(source, i64(Tile::DEPTH * stride));
-            rows -= i32(Tile::DEPTH);
+            source = from(source, i64(terms * stride));
+            rows -= i32(terms);
         }
     }
 

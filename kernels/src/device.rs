@@ -16,6 +16,8 @@ pub struct Caps {
     pub alignment_bytes: usize,
     /// Whether matrix products copy an operand into f32 panels in workspace first.
     pub packs_products: bool,
+    /// Whether sums of matrix products are cut into parts where that is faster, which lie in workspace.
+    pub cuts_products: bool,
 }
 
 /// A device's memory. Buffers are owned by the arena alone; everything else borrows views of them.

@@ -81,7 +81,8 @@ impl Cpu {
     }
 
     /// Caps of every CPU device, without starting one.
-    pub const CAPS: Caps = Caps { name: "cpu", alignment_bytes: 256, packs_products: true };
+    pub const CAPS: Caps =
+        Caps { name: "cpu", alignment_bytes: 256, packs_products: true, cuts_products: false };
 
     /// Zeroes by all threads: one alone does not reach the bandwidth of memory.
     fn clear<T: Element>(&self, dst: TensorMut<'_, Self>) {

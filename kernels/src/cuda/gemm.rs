@@ -2,11 +2,13 @@
 //!
 //! bf16 operands are multiplied on tensor cores, with f32 sums. So are an operand of f32 and one of bf16: the
 //! f32 one is rounded to bf16 on its way. Two operands of f32 are multiplied in f32. An element's sum is the same
-//! chain of products whatever the tile, so its bits depend on k, layout and types, not on m, n or alignment.
+//! chain of products whatever the tile, so bits do not depend on which one is chosen. They do depend on whether the sums
+//! are cut into parts, which is a function of the shape ([`terms_of_part`]).
 
 use super::driver::Driver;
-use super::{Arg, Cuda, LaunchConfig};
+use super::{Arg, Cuda, LaunchConfig, THREADS};
 use crate::ops::Write;
+use crate::ops::gemm::parts::{BLOCKS_AT_ONCE, terms_of_part};
 use crate::ops::gemm::{GemmKernels, GemmShape, Layout};
 use crate::ops::swiglu::{SwigluKernels, SwigluShape};
 use crate::{DType, Result, TensorMut, TensorRef, kernel_name};
@@ -28,7 +30,7 @@ pub enum Tile {
 
 /// Multiprocessors of the GPU for which tiles are chosen (H100, H200). A constant, so that the choice is a
 /// function of the shape.
-const MULTIPROCESSORS: usize = 132;
+const MULTIPROCESSORS: usize = BLOCKS_AT_ONCE;
 
 impl Tile {
     /// Rows and columns of the result.
@@ -162,9 +164,13 @@ impl<Dr: Driver> GemmKernels for Cuda<Dr> {
         bias: Option<TensorRef<'_, Self>>,
         write: Write,
         c: TensorMut<'_, Self>,
-        _workspace: TensorMut<'_, Self>,
+        workspace: TensorMut<'_, Self>,
     ) -> Result<()> {
         let tile = tile(layout, shape, a, b);
+        let terms = terms_of_part(layout, shape, a.dtype(), b.dtype());
+        if terms < shape.k && tile != Tile::Converting {
+            return self.gemm_in_parts(shape, terms, [a, b], write, c, workspace);
+        }
         let kernel = tile.kernel(layout, [a.dtype(), b.dtype(), c.dtype()]);
         let args = arguments(shape, [a, b], bias, None, write, c);
         self.launch(kernel, tile.launch_config(shape), &args)
@@ -203,6 +209,32 @@ impl<Dr: Driver> GemmKernels for Cuda<Dr> {
         let [tokens, width, terms] = [shape.m, width, shape.k].map(extent);
         let args = [x.into(), weight.into(), gate_up.into(), out.into(), tokens, width, terms];
         self.launch(kernel, tile.launch_config(shape), &args)
+    }
+}
+
+impl<Dr: Driver> Cuda<Dr> {
+    /// The gradient of a weight whose sums are cut into parts of `terms` terms.
+    fn gemm_in_parts(
+        &self,
+        shape: GemmShape,
+        terms: usize,
+        [a, b]: [TensorRef<'_, Self>; 2],
+        write: Write,
+        c: TensorMut<'_, Self>,
+        mut parts: TensorMut<'_, Self>,
+    ) -> Result<()> {
+        let num_parts = shape.k.div_ceil(terms);
+        let [m, n, k] = [shape.m, shape.n, shape.k].map(extent);
+        let args = [a.into(), b.into(), parts.reborrow().into(), m, n, k, extent(terms)];
+        let mut config = Tile::Large.launch_config(shape);
+        config.grid[1] = num_parts as u32;
+        self.launch("gemm_tn_part", config, &args)?;
+
+        let len = c.len();
+        let add = u32::from(write == Write::Add);
+        let args = [parts.as_ref().into(), c.into(), extent(num_parts), (len as u64).into(), add.into()];
+        let config = LaunchConfig::blocks(len.div_ceil(THREADS as usize * 4), THREADS);
+        self.launch("gemm_add_parts", config, &args)
     }
 }
 

@@ -50,7 +50,8 @@ impl<Dr: Driver> Cuda<Dr> {
     }
 
     /// Caps of every such device, without starting one.
-    pub const CAPS: Caps = Caps { name: "cuda", alignment_bytes: 256, packs_products: false };
+    pub const CAPS: Caps =
+        Caps { name: "cuda", alignment_bytes: 256, packs_products: false, cuts_products: true };
 
     /// Queues a kernel on the stream. Arguments are in the order of the kernel's parameters. The one place
     /// where an empty grid, that of zero elements, is no launch at all.

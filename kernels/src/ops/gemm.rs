@@ -4,6 +4,7 @@
 //! [out, in]. Operands are stored as f32 or bf16; products and sums are f32 whatever the storage, and an
 //! output is rounded to its storage type once, after the whole sum.
 
+pub mod parts;
 pub mod reference;
 
 use super::Write;
@@ -97,11 +98,11 @@ pub const PANEL_COLUMNS: usize = 32;
 /// Most elements packed at a time (16 MiB), unless one panel has more.
 pub const PACKED_LEN: usize = 1 << 22;
 
-/// f32 elements of workspace for one product with operands and result of these types: panels of `b`,
-/// then the sums of a narrower `c`.
-pub fn workspace_len(shape: GemmShape, c: DType, caps: Caps) -> usize {
+/// f32 elements of workspace for one product with operands and result of these types. Of a device that packs: panels of
+/// `b`, then the sums of a narrower `c`; of one that cuts sums: those of all [`parts`].
+pub fn workspace_len(layout: Layout, shape: GemmShape, [a, b, c]: [DType; 3], caps: Caps) -> usize {
     if !caps.packs_products {
-        return 0;
+        return if caps.cuts_products { parts::parts_len(layout, shape, a, b) } else { 0 };
     }
     let sums = if c == DType::F32 { 0 } else { shape.m * shape.n };
     packed_columns(shape) * shape.k + sums
@@ -148,7 +149,8 @@ pub fn linear_add<D: Device>(
     out.expect_dtype(OP, "out", x.dtype())?;
     let bytes = x.size_bytes() + weight.size_bytes() + 2 * residual.size_bytes();
     ctx.device.record(Cost { op: OP, flops: flops(shape), bytes: bytes as u64 });
-    let mut workspace = workspace(ctx, shape, out.dtype())?;
+    let dtypes = [x.dtype(), weight.dtype(), out.dtype()];
+    let mut workspace = workspace(ctx, Layout::Nt, shape, dtypes)?;
     let workspace = workspace.view_mut([workspace.len()]);
     ctx.device.gemm_add(shape, x, weight, residual, out, workspace)
 }
@@ -176,7 +178,8 @@ pub fn linear_swiglu<D: Device>(
     let bytes = x.size_bytes() + weight.size_bytes() + 3 * out.as_ref().size_bytes();
     let flops = flops(shape) + 5 * (tokens * width) as u64;
     ctx.device.record(Cost { op: OP, flops, bytes: bytes as u64 });
-    let mut workspace = workspace(ctx, shape, out.dtype())?;
+    let dtypes = [x.dtype(), weight.dtype(), out.dtype()];
+    let mut workspace = workspace(ctx, Layout::Nt, shape, dtypes)?;
     let workspace = workspace.view_mut([workspace.len()]);
     ctx.device.gemm_swiglu(shape, x, weight, gate_up, out, workspace)
 }
@@ -251,13 +254,19 @@ pub(super) fn product<D: GemmKernels>(
     write: Write,
     c: TensorMut<'_, D>,
 ) -> Result<()> {
-    let mut workspace = workspace(ctx, shape, c.dtype())?;
+    let mut workspace = workspace(ctx, layout, shape, [a.dtype(), b.dtype(), c.dtype()])?;
     let workspace = workspace.view_mut([workspace.len()]);
     ctx.device.gemm(layout, shape, a, b, bias, write, c, workspace)
 }
 
-fn workspace<D: GemmKernels>(ctx: &Context<D>, shape: GemmShape, c: DType) -> Result<Block<D>> {
-    ctx.arena.block(Class::Workspace, DType::F32, workspace_len(shape, c, ctx.device.caps()))
+fn workspace<D: GemmKernels>(
+    ctx: &Context<D>,
+    layout: Layout,
+    shape: GemmShape,
+    dtypes: [DType; 3],
+) -> Result<Block<D>> {
+    let len = workspace_len(layout, shape, dtypes, ctx.device.caps());
+    ctx.arena.block(Class::Workspace, DType::F32, len)
 }
 
 /// FLOPs of one product: a multiplication and an addition per term.

@@ -4,6 +4,7 @@
 use tisserand_kernels::cuda::driver::emulated::{Emulated, Settings};
 use tisserand_kernels::cuda::gemm::{Tile, arguments};
 use tisserand_kernels::cuda::{Arg, Driver, LaunchConfig};
+use tisserand_kernels::ops::gemm::parts::terms_of_part;
 use tisserand_kernels::ops::gemm::{self, GemmShape, Layout, reference};
 use tisserand_kernels::ops::{Write, elementwise, swiglu};
 use tisserand_kernels::testing::{
@@ -214,6 +215,32 @@ fn gemm_adds_a_residual_before_it_rounds() {
             let want = sum(&reference::product(Nt, shape, &x, &weight), &residual);
             let name = format!("{dtype} from {start}");
             check(ctx, &name, &out, 0, &want, scale(&x, &weight, inputs), inputs);
+        }
+    });
+}
+
+#[test]
+fn gemm_adds_parts_of_long_sums_in_order() {
+    let (outputs, inputs, tokens) = (24, 40, 2000);
+    let shape = GemmShape { m: outputs, n: inputs, k: tokens };
+    assert_eq!(terms_of_part(Tn, shape, Bf16, Bf16), 256, "eight parts, the last of 208");
+    let Operands { a: dout, b: x, old, .. } = operands(shape);
+    let want = sum(&reference::product(Tn, shape, &dout, &x), &old);
+    for_each_setting(|ctx| {
+        let [dout_block, x_block] = [&dout, &x].map(|values| upload_as(ctx, Bf16, values));
+        for start in [0, 1] {
+            let run = || {
+                let mut dweight = target(ctx, F32, start, &old, Write::Add);
+                let dout_view = dout_block.view([tokens, outputs]);
+                let target = dweight.range_mut(start, [outputs, inputs]);
+                gemm::linear_backward_weight(ctx, dout_view, x_block.view([tokens, inputs]), target).unwrap();
+                dweight
+            };
+            let dweight = run();
+            let scale = scale(&dout, &x, tokens);
+            check(ctx, &format!("from {start}"), &dweight, start, &want, scale, tokens);
+            let again = download_from(ctx, &run(), start, want.len());
+            assert_eq!(again, download_from(ctx, &dweight, start, want.len()));
         }
     });
 }

@@ -8,7 +8,7 @@ mod support;
 
 mod attention;
 mod elementwise;
+mod gemm;
 #[cfg(feature = "emulator")]
 mod mistakes;
 mod streams;
-mod gemm;

@@ -11,7 +11,8 @@ use crate::config::one_of;
 use crate::error::{Error, Result};
 
 /// What plans must know of a CUDA device: its arena will be exact once that device exists and says the same.
-pub const CUDA_CAPS: Caps = Caps { name: "cuda", alignment_bytes: 256, packs_products: false };
+pub const CUDA_CAPS: Caps =
+    Caps { name: "cuda", alignment_bytes: 256, packs_products: false, cuts_products: true };
 
 const PROFILES: [(&str, &str); 7] = [
     ("h100-sxm", include_str!("profiles/h100-sxm.toml")),
