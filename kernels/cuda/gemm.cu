@@ -2,7 +2,7 @@
 //
 //   gemm_LAYOUT_TILE_C             c = a · b + bias[column], + residual or what c held; a and b bf16, aligned
 //   gemm_LAYOUT_converting_A_B_C   the same for an operand of f32, rounded to bf16 on its way, or one that is not aligned
-//   gemm_tn_part, gemm_add_parts   parts of the sums of tn, each by blocks of its own; and their sum
+//   gemm_tn_part_TILE, gemm_add_parts   parts of the sums of tn, each by blocks of its own; and their sum
 //   gemm_swiglu_TILE_bf16          gate_up = x · weightᵀ, out = silu(gate) · up
 //
 //   nt   a [m, k], b [n, k]     forward of a linear layer
@@ -21,6 +21,7 @@
 // In the loop of the large tile half of all instructions are products.
 // Shared memory: stages · (M + N) · K bf16, and in their place at the end M · N sums: 144, 64 and 32 KiB.
 #include "gemm_epilogue.cuh"
+#include "gemm_loop.cuh"
 #include "gemm_staging.cuh"
 #include "gemm_swiglu.cuh"
 #include "gemm_tile.cuh"
@@ -30,7 +31,9 @@
 using Large = TileShape<128, 256, 64, 64, 64, 3>;
 using Medium = TileShape<128, 128, 32, 64, 64, 4>;
 using Small = TileShape<64, 64, 32, 32, 32, 4>;
-using Converting = TileShape<128, 128, 32, 64, 32, 2>;
+struct Converting : TileShape<128, 128, 32, 64, 32, 2> {
+    static constexpr bool CONVERTS = true;
+};
 
 struct Corner {
     u32 row, column;
@@ -48,83 +51,6 @@ DEVICE Corner corner_of_block(u32 m, u32 n) {
     return Corner{tile_row * ROWS, tile_column * COLUMNS};
 }
 
-// Adds all products of the tile under the windows. A ring of stages: while one is multiplied, copies into the others are
-// under way, or done. The barrier after the wait for a stage tells that all threads' copies into it have come, and that all
-// warps are done with the stage before it, into which the next copies go.
-template <class Tile, class Layout, class WindowA, class WindowB>
-DEVICE void accumulate(WarpTile<Layout, Tile>& warp, Shared<bf16> memory, WindowA window_a, WindowB window_b, u32 terms) {
-    const auto stage = [&](u32 s) { return from(memory, i32(s * Tile::STAGE_LEN)); };
-    const auto next = [](u32 s) { return s + 1 == Tile::STAGES ? 0 : s + 1; };
-    // Part `part` of `parts` of a stage's copies.
-    const auto copy = [&](u32 s, u32 part, u32 parts) {
-        const auto cut = [&](u32 passes, u32 i) { return (passes * i + parts - 1) / parts; };
-        window_a.copy(stage(s), cut(WindowA::PASSES, part), cut(WindowA::PASSES, part + 1));
-        window_b.copy(from(stage(s), Tile::A_LEN), cut(WindowB::PASSES, part), cut(WindowB::PASSES, part + 1));
-        if (part + 1 == parts) {
-            copy_async_commit();
-            window_a.advance();
-            window_b.advance();
-        }
-    };
-
-    UNROLL for (u32 s = 0; s + 1 < Tile::STAGES; s++) { copy(s, 0, 1); }
-    copy_async_wait<Tile::STAGES - 2>();
-    block_sync();
-    Fragments<Tile> fragments[2];
-    u32 reading = 0, writing = Tile::STAGES - 1;
-    warp.load(fragments[0], stage(reading), 0);
-    for (u32 k = 0; k < terms; k += Tile::K) {
-        UNROLL for (u32 step = 0; step < Tile::STEPS; step++) {
-            if (step + 1 == Tile::STEPS) {
-                copy_async_wait<Tile::STAGES - 2>();
-                block_sync();
-                reading = next(reading);
-            }
-            // Past the end this reads terms that are not multiplied.
-            warp.load(fragments[(step + 1) % 2], stage(reading), (step + 1) % Tile::STEPS);
-            if (step + 1 < Tile::STEPS) {
-                copy(writing, step, Tile::STEPS - 1);
-            }
-            warp.multiply(fragments[step % 2]);
-        }
-        writing = next(writing);
-    }
-    copy_async_wait<0>();
-    block_sync();
-}
-
-// As accumulate, for windows that go through registers. The next stage is read before this one is multiplied, and stored
-// after.
-template <class Tile, class Layout, class WindowA, class WindowB>
-DEVICE void accumulate_converting(WarpTile<Layout, Tile>& warp, Shared<bf16> memory, WindowA window_a, WindowB window_b,
-                                  u32 terms) {
-    const auto load_next = [&]() {
-        window_a.load_next();
-        window_b.load_next();
-    };
-    const auto store_to = [&](Shared<bf16> stage) {
-        window_a.store_to(stage);
-        window_b.store_to(from(stage, Tile::A_LEN));
-    };
-
-    load_next();
-    store_to(memory);
-    block_sync();
-    u32 reading = 0;
-    for (u32 k = 0; k < terms; k += Tile::K) {
-        load_next();
-        const Shared<bf16> stage = from(memory, i32(reading * Tile::STAGE_LEN));
-        UNROLL for (u32 step = 0; step < Tile::STEPS; step++) {
-            Fragments<Tile> fragments;
-            warp.load(fragments, stage, step);
-            warp.multiply(fragments);
-        }
-        reading ^= 1;
-        store_to(from(memory, i32(reading * Tile::STAGE_LEN)));
-        block_sync();
-    }
-}
-
 // The warps' sums, gathered in shared memory.
 template <class Tile, class Layout>
 DEVICE Staging<Tile> stage_sums(const WarpTile<Layout, Tile>& warp, Shared<bf16> memory) {
@@ -134,47 +60,25 @@ DEVICE Staging<Tile> stage_sums(const WarpTile<Layout, Tile>& warp, Shared<bf16>
     return staging;
 }
 
-template <class Layout, class Tile, class C>
-DEVICE void gemm(Global<const bf16> a, Global<const bf16> b, Addition<bf16, C> addition, Global<C> c, Extents extents) {
-    using W = WarpTile<Layout, Tile>;
+template <class Layout, class Tile, class A, class B, class C>
+DEVICE void gemm(Global<const A> a, Global<const B> b, Addition<B, C> addition, Global<C> c, Extents extents) {
     SharedMemory shared;
     const Shared<bf16> memory = shared.take<bf16>(Tile::SHARED_LEN, 1024);
     const Corner corner = corner_of_block<Tile::M, Tile::N>(extents.m, extents.n);
-    W warp;
-    const Window<bf16, typename W::A, Tile::THREADS> window_a(a, extents.m, extents.k, corner.row);
-    const Window<bf16, typename W::B, Tile::THREADS> window_b(b, extents.n, extents.k, corner.column);
-    accumulate<Tile>(warp, memory, window_a, window_b, extents.k);
-    write_tile(stage_sums(warp, memory), addition, c, extents, corner.row, corner.column);
-}
-
-template <class Layout, class A, class B, class C>
-DEVICE void gemm_converting(Global<const A> a, Global<const B> b, Addition<B, C> addition, Global<C> c, Extents extents) {
-    using Tile = Converting;
-    using W = WarpTile<Layout, Tile>;
-    SharedMemory shared;
-    const Shared<bf16> memory = shared.take<bf16>(Tile::SHARED_LEN, 1024);
-    const Corner corner = corner_of_block<Tile::M, Tile::N>(extents.m, extents.n);
-    W warp;
-    const ConvertingWindow<A, typename W::A, Tile::THREADS> window_a(a, extents.m, extents.k, corner.row);
-    const ConvertingWindow<B, typename W::B, Tile::THREADS> window_b(b, extents.n, extents.k, corner.column);
-    accumulate_converting<Tile>(warp, memory, window_a, window_b, extents.k);
+    WarpTile<Layout, Tile> warp;
+    accumulate(warp, memory, a, b, extents, corner.row, corner.column, 0, extents.k);
     write_tile(stage_sums(warp, memory), addition, c, extents, corner.row, corner.column);
 }
 
 // Block (x, y): the sums of tile x over `terms` terms from y · terms on, to part y of parts [num_parts, m, n].
 template <class Tile>
 DEVICE void product_of_part(Global<const bf16> a, Global<const bf16> b, Global<f32> parts, Extents extents, u32 terms) {
-    using W = WarpTile<Tn, Tile>;
     SharedMemory shared;
     const Shared<bf16> memory = shared.take<bf16>(Tile::SHARED_LEN, 1024);
     const Corner corner = corner_of_block<Tile::M, Tile::N>(extents.m, extents.n);
     const u32 first = block_y() * terms;
-    W warp;
-    Window<bf16, typename W::A, Tile::THREADS> window_a(a, extents.m, extents.k, corner.row);
-    Window<bf16, typename W::B, Tile::THREADS> window_b(b, extents.n, extents.k, corner.column);
-    window_a.advance(first);
-    window_b.advance(first);
-    accumulate<Tile>(warp, memory, window_a, window_b, least(terms, extents.k - first));
+    WarpTile<Tn, Tile> warp;
+    accumulate(warp, memory, a, b, extents, corner.row, corner.column, first, least(terms, extents.k - first));
     const Global<f32> part = from(parts, i64(u64(block_y()) * extents.m * extents.n));
     const Addition<bf16, f32> nothing(Global<const bf16>{}, Global<const f32>{}, part, false);
     write_tile(stage_sums(warp, memory), nothing, part, extents, corner.row, corner.column);
@@ -210,15 +114,14 @@ DEVICE void add_parts(Global<const f32> parts, Global<f32> c, u32 num_parts, u64
 template <class Tile>
 DEVICE void gemm_swiglu(Global<const bf16> x, Global<const bf16> weight, Global<bf16> gate_up, Global<bf16> out, u32 tokens,
                         u32 width, u32 k) {
-    using W = WarpTile<Nt, Tile>;
     using Half = OperandTile<Major::K, Tile::N / 2, Tile::K>;
     SharedMemory shared;
     const Shared<bf16> memory = shared.take<bf16>(Tile::SHARED_LEN, 1024);
     const Corner corner = corner_of_block<Tile::M, Tile::N / 2>(tokens, width);
-    W warp;
-    const Window<bf16, typename W::A, Tile::THREADS> window_x(x, tokens, k, corner.row);
+    WarpTile<Nt, Tile> warp;
+    const Window<bf16, typename WarpTile<Nt, Tile>::A, Tile::THREADS> window_x(x, tokens, k, corner.row);
     const GateUpWindow<Half, Tile::THREADS> window_weight(weight, width, k, corner.column);
-    accumulate<Tile>(warp, memory, window_x, window_weight, k);
+    accumulate_copying(warp, memory, window_x, window_weight, k);
     write_gated(stage_sums(warp, memory), gate_up, out, tokens, width, corner.row, corner.column);
 }
 
@@ -231,7 +134,7 @@ DEVICE void gemm_swiglu(Global<const bf16> x, Global<const bf16> weight, Global<
     }
 #define CONVERTING(name, Layout, A, B, C)                                                                    \
     KERNEL(name##_##A##_##B##_##C, Converting::THREADS, PARAMETERS(A, B, C)) {                                \
-        gemm_converting<Layout>(a, b, Addition<B, C>(bias, residual, c, add != 0), c, Extents{m, n, k});       \
+        gemm<Layout, Converting>(a, b, Addition<B, C>(bias, residual, c, add != 0), c, Extents{m, n, k});       \
     }
 #define ENTRIES(layout, Layout)                                                                              \
     ENTRY(gemm_##layout##_large, Layout, Large, f32)                                                           \
@@ -250,10 +153,13 @@ ENTRIES(nt, Nt)
 ENTRIES(nn, Nn)
 ENTRIES(tn, Tn)
 
-KERNEL(gemm_tn_part, Large::THREADS, Global<const bf16> a, Global<const bf16> b, Global<f32> parts, u32 m, u32 n, u32 k,
-       u32 terms) {
-    product_of_part<Large>(a, b, parts, Extents{m, n, k}, terms);
-}
+#define PART(name, Tile)                                                                                     \
+    KERNEL(name, Tile::THREADS, Global<const bf16> a, Global<const bf16> b, Global<f32> parts, u32 m, u32 n,   \
+           u32 k, u32 terms) {                                                                               \
+        product_of_part<Tile>(a, b, parts, Extents{m, n, k}, terms);                                           \
+    }
+PART(gemm_tn_part_large, Large)
+PART(gemm_tn_part_converting, Converting)
 KERNEL(gemm_add_parts, 256, Global<const f32> parts, Global<f32> c, u32 num_parts, u64 len, u32 add) {
     add_parts(parts, c, num_parts, len, add != 0);
 }

@@ -168,8 +168,8 @@ impl<Dr: Driver> GemmKernels for Cuda<Dr> {
     ) -> Result<()> {
         let tile = tile(layout, shape, a, b);
         let terms = terms_of_part(layout, shape, a.dtype(), b.dtype());
-        if terms < shape.k && tile != Tile::Converting {
-            return self.gemm_in_parts(shape, terms, [a, b], write, c, workspace);
+        if terms < shape.k {
+            return self.gemm_in_parts(tile, shape, terms, [a, b], write, c, workspace);
         }
         let kernel = tile.kernel(layout, [a.dtype(), b.dtype(), c.dtype()]);
         let args = arguments(shape, [a, b], bias, None, write, c);
@@ -216,6 +216,7 @@ impl<Dr: Driver> Cuda<Dr> {
     /// The gradient of a weight whose sums are cut into parts of `terms` terms.
     fn gemm_in_parts(
         &self,
+        tile: Tile,
         shape: GemmShape,
         terms: usize,
         [a, b]: [TensorRef<'_, Self>; 2],
@@ -226,9 +227,13 @@ impl<Dr: Driver> Cuda<Dr> {
         let num_parts = shape.k.div_ceil(terms);
         let [m, n, k] = [shape.m, shape.n, shape.k].map(extent);
         let args = [a.into(), b.into(), parts.reborrow().into(), m, n, k, extent(terms)];
-        let mut config = Tile::Large.launch_config(shape);
+        let (tile, kernel) = match tile {
+            Tile::Converting => (Tile::Converting, "gemm_tn_part_converting"),
+            _ => (Tile::Large, "gemm_tn_part_large"),
+        };
+        let mut config = tile.launch_config(shape);
         config.grid[1] = num_parts as u32;
-        self.launch("gemm_tn_part", config, &args)?;
+        self.launch(kernel, config, &args)?;
 
         let len = c.len();
         let add = u32::from(write == Write::Add);
