@@ -1,5 +1,5 @@
-// Matrix products of f32 operands without tensor cores: c[m, n] = Σ_k a · b, + bias[n], or added to c. Every sum is one
-// chain of fused multiply-adds in the order of k.
+// Matrix products of f32 operands without tensor cores: c = a · b + bias[column], + residual or what c held. Every sum is
+// one chain of fused multiply-adds in the order of k.
 //
 //   gemm_nt_f32_f32_C, gemm_nn_…, gemm_tn_…   layouts as in gemm.cu; C is f32 or bf16
 //
@@ -32,8 +32,8 @@ DEVICE void load_terms(Shared<f32> terms, Global<const f32> x, u32 outer, u32 ex
 }
 
 template <bool A_K_RUNS, bool B_K_RUNS, class C>
-DEVICE void gemm(Global<const f32> a, Global<const f32> b, Global<const f32> bias, Global<C> c, u32 m, u32 n, u32 k,
-                 bool add) {
+DEVICE void gemm(Global<const f32> a, Global<const f32> b, Global<const f32> bias, Global<const C> residual, Global<C> c,
+                 u32 m, u32 n, u32 k, bool add) {
     SharedMemory shared;
     const Shared<f32> terms_a = shared.take<f32>(DEPTH * PITCH);
     const Shared<f32> terms_b = shared.take<f32>(DEPTH * PITCH);
@@ -61,7 +61,7 @@ DEVICE void gemm(Global<const f32> a, Global<const f32> b, Global<const f32> bia
             const u32 to_row = first_row + row + i, to_column = first_column + column + j;
             if (to_row < m && to_column < n) {
                 const u64 at = u64(to_row) * n + to_column;
-                const f32 old = add ? to_f32(load(c, at)) : 0.0f;
+                const f32 old = is_present(residual) ? to_f32(load(residual, at)) : add ? to_f32(load(c, at)) : 0.0f;
                 const f32 term = is_present(bias) ? load(bias, to_column) : 0.0f;
                 store(c, at, round_to<C>(sums[i][j] + term + old));
             }
@@ -71,8 +71,8 @@ DEVICE void gemm(Global<const f32> a, Global<const f32> b, Global<const f32> bia
 
 #define ENTRIES(layout, A_K_RUNS, B_K_RUNS, C)                                                               \
     KERNEL(gemm_##layout##_f32_f32_##C, THREADS, Global<const f32> a, Global<const f32> b,                     \
-           Global<const f32> bias, Global<C> c, u32 m, u32 n, u32 k, u32 add) {                              \
-        gemm<A_K_RUNS, B_K_RUNS>(a, b, bias, c, m, n, k, add != 0);                                            \
+           Global<const f32> bias, Global<const C> residual, Global<C> c, u32 m, u32 n, u32 k, u32 add) {    \
+        gemm<A_K_RUNS, B_K_RUNS>(a, b, bias, residual, c, m, n, k, add != 0);                                  \
     }
 ENTRIES(nt, true, true, f32)
 ENTRIES(nt, true, true, bf16)

@@ -40,6 +40,7 @@ struct Extents {
 template <u32 M_, u32 N_, u32 K_, u32 WARP_M_, u32 WARP_N_, u32 STAGES_>
 struct TileShape {
     static constexpr u32 M = M_, N = N_, K = K_, WARP_M = WARP_M_, WARP_N = WARP_N_, STAGES = STAGES_;
+    static constexpr bool CONVERTS = false;  // whether operands need be neither bf16 nor aligned
     static constexpr u32 WARPS_N = N / WARP_N;
     static constexpr u32 THREADS = M / WARP_M * WARPS_N * WARP;
     static constexpr u32 STEPS = K / PRODUCT_K;

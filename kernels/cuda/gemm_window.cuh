@@ -31,23 +31,25 @@ struct Window {
         place = swizzled<Tile::COLUMNS>(thread_index() / CHUNKS, thread_index() % CHUNKS);
     }
 
-    // To the next terms of the sums.
-    METHOD void advance() {
+    // Over the next terms of the sums.
+    METHOD void advance(u32 terms = Tile::DEPTH) {
         if constexpr (Tile::MAJOR == Major::K) {
-            source = from(source, i64(Tile::DEPTH));
-            columns -= i32(Tile::DEPTH);
+            source = from(source, i64(terms));
+            columns -= i32(terms);
         } else {
-            source = from(source, i64(Tile::DEPTH * stride));
-            rows -= i32(Tile::DEPTH);
+            source = from(source, i64(terms * stride));
+            rows -= i32(terms);
         }
     }
+
+    // Whether chunks of x may be read as one: they are aligned, and all inside of x or all outside.
+    METHOD bool has_whole_chunks(Global<const T> x) const { return is_aligned(x) && stride % CHUNK == 0; }
 
     METHOD bool has_row(u32 pass) const { return i32(pass * ROWS_AT_ONCE) < rows; }
     METHOD u64 index(u32 pass) const { return pass * (ROWS_AT_ONCE * stride); }
     METHOD u32 place_of(u32 pass) const { return place + pass * ROWS_AT_ONCE * Tile::COLUMNS; }
 
-    // Begins asynchronous copies of passes `begin` to `end`. The tensor must be aligned and its rows whole chunks, so
-    // that a chunk is all inside or all outside.
+    // Begins asynchronous copies of passes `begin` to `end`. The tensor must have whole chunks.
     METHOD void copy(Shared<bf16> tile, u32 begin, u32 end SITE) const {
         UNROLL for (u32 pass = 0; pass < PASSES; pass++) {
             if (begin <= pass && pass < end) {
@@ -58,32 +60,31 @@ struct Window {
     }
 };
 
-// A window whose chunks go through registers, where they are rounded to bf16: for operands of f32, and for tensors whose
-// rows do not begin at multiples of 16 bytes, which are read one by one.
-template <class T, class Tile, u32 THREADS>
+// A window whose chunks go through registers, where they are rounded to bf16: for operands of f32, and, if not WHOLE, for
+// tensors whose chunks do not begin at multiples of 16 bytes, which are read one by one.
+template <class T, class Tile, u32 THREADS, bool WHOLE>
 struct ConvertingWindow {
     using Place = Window<T, Tile, THREADS>;
     static_assert(CHUNK == GROUP, "a chunk is a group of the tensor's type");
 
     Place window;
-    bool whole;  // chunks may be read as one
     Group<T> chunks[Place::PASSES];
 
-    METHOD ConvertingWindow(Global<const T> x, u32 outer, u32 k, u32 first)
-        : window(x, outer, k, first), whole(is_aligned(x) && window.stride % CHUNK == 0) {}
+    METHOD explicit ConvertingWindow(Place window) : window(window) {}
 
     // Reads the window and moves on.
     METHOD void load_next() {
         UNROLL for (u32 pass = 0; pass < Place::PASSES; pass++) {
+            const u64 i = window.index(pass);
             chunks[pass] = Group<T>{};
-            if (whole) {
+            if constexpr (WHOLE) {
                 if (window.has_row(pass) && window.columns > 0) {
-                    chunks[pass] = load_group(window.source, window.index(pass));
+                    chunks[pass] = load_group(window.source, i);
                 }
-            } else if (window.has_row(pass)) {
-                UNROLL for (u32 i = 0; i < CHUNK; i++) {
-                    if (i32(i) < window.columns) {
-                        chunks[pass][i] = load(window.source, window.index(pass) + i);
+            } else {
+                UNROLL for (u32 j = 0; j < CHUNK; j++) {
+                    if (window.has_row(pass) && i32(j) < window.columns) {
+                        chunks[pass][j] = load(window.source, i + j);
                     }
                 }
             }

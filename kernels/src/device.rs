@@ -16,6 +16,8 @@ pub struct Caps {
     pub alignment_bytes: usize,
     /// Whether matrix products copy an operand into f32 panels in workspace first.
     pub packs_products: bool,
+    /// Whether sums of matrix products are cut into parts where that is faster, which lie in workspace.
+    pub cuts_products: bool,
     /// Whether the gradient of embeddings needs a word of workspace for each token.
     pub links_tokens: bool,
     /// Logits of a chunk of the loss: enough that a chunk's products run at full speed, few beside the
@@ -30,6 +32,7 @@ impl Caps {
         name: "cuda",
         alignment_bytes: 256,
         packs_products: false,
+        cuts_products: true,
         links_tokens: true,
         chunk_logits: 1 << 27,
     };

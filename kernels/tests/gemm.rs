@@ -1,7 +1,7 @@
 //! Matrix products on the CPU device: against the reference, at odd sizes, for every thread count.
 
-use tisserand_kernels::ops::Write;
 use tisserand_kernels::ops::gemm::{self, GemmShape, Layout, reference};
+use tisserand_kernels::ops::{Write, swiglu};
 use tisserand_kernels::testing::{
     assert_close, bits, download, normal_f64, poisoned, rms, tolerance, upload_as,
 };
@@ -159,6 +159,39 @@ fn a_sum_of_no_terms_is_the_bias_or_leaves_what_was_there() {
     assert_eq!(download(&ctx, &got.dweight), [0.5; 6]);
     let got = run(&ctx, Linear { tokens: 3, inputs: 2, outputs: 0 }, (F32, F32), true, Write::Replace, 0.5);
     assert_eq!(download(&ctx, &got.dx), [0.0; 6]);
+}
+
+#[test]
+fn fused_ops_are_the_plain_ones_one_after_the_other() {
+    let ctx = context(2);
+    let (tokens, inputs, width) = (13, 31, 9);
+    let outputs = 2 * width;
+    let shape = GemmShape { m: tokens, n: outputs, k: inputs };
+    let (x, weight) = (normal_f64(1, tokens * inputs), normal_f64(2, outputs * inputs));
+    let residual = normal_f64(3, tokens * outputs);
+    let products = reference::product(Layout::Nt, shape, &x, &weight);
+    let sums: Vec<f64> =
+        products.iter().zip(&residual).map(|(product, residual)| product + residual).collect();
+    for (dtype, weight_dtype) in dtypes() {
+        let (x, residual) = (upload_as(&ctx, dtype, &x), upload_as(&ctx, dtype, &residual));
+        let weight = upload_as(&ctx, weight_dtype, &weight);
+        let (x, weight) = (x.view([tokens, inputs]), weight.view([outputs, inputs]));
+
+        let mut out = poisoned(&ctx, dtype, [tokens, outputs]);
+        let added = out.view_mut([tokens, outputs]);
+        gemm::linear_add(&ctx, x, weight, residual.view([tokens, outputs]), added).unwrap();
+        assert_close("linear_add", &download(&ctx, &out), &sums, rms(&sums), tolerance(dtype, inputs));
+
+        let (mut gate_up, mut gated) = (out, poisoned(&ctx, dtype, [tokens, width]));
+        let (wide, narrow) = ([tokens, outputs], [tokens, width]);
+        gemm::linear_swiglu(&ctx, x, weight, gate_up.view_mut(wide), gated.view_mut(narrow)).unwrap();
+        let mut want_gate_up = poisoned(&ctx, dtype, wide);
+        let mut want = poisoned(&ctx, dtype, narrow);
+        gemm::linear_forward(&ctx, x, weight, None, want_gate_up.view_mut(wide)).unwrap();
+        swiglu::forward(&ctx, want_gate_up.view(wide), want.view_mut(narrow)).unwrap();
+        assert_eq!(bits(&ctx, &gate_up), bits(&ctx, &want_gate_up));
+        assert_eq!(bits(&ctx, &gated), bits(&ctx, &want));
+    }
 }
 
 #[test]

@@ -85,6 +85,7 @@ impl Cpu {
         name: "cpu",
         alignment_bytes: 256,
         packs_products: true,
+        cuts_products: false,
         links_tokens: false,
         chunk_logits: 1 << 20,
     };

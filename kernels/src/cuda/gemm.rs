@@ -2,12 +2,15 @@
 //!
 //! bf16 operands are multiplied on tensor cores, with f32 sums. So are an operand of f32 and one of bf16: the
 //! f32 one is rounded to bf16 on its way. Two operands of f32 are multiplied in f32. An element's sum is the same
-//! chain of products whatever the tile, so its bits depend on k, layout and types, not on m, n or alignment.
+//! chain of products whatever the tile, so bits do not depend on which one is chosen. They do depend on whether the sums
+//! are cut into parts, which is a function of the shape ([`terms_of_part`]).
 
 use super::driver::Driver;
-use super::{Arg, Cuda, LaunchConfig};
+use super::{Arg, Cuda, LaunchConfig, THREADS};
 use crate::ops::Write;
+use crate::ops::gemm::parts::{BLOCKS_AT_ONCE, terms_of_part};
 use crate::ops::gemm::{GemmKernels, GemmShape, Layout};
+use crate::ops::swiglu::{SwigluKernels, SwigluShape};
 use crate::{DType, Result, TensorMut, TensorRef, kernel_name};
 
 /// What one block computes. Names and numbers are those of `kernels/cuda/gemm.cu` and `gemm_f32.cu`.
@@ -27,7 +30,7 @@ pub enum Tile {
 
 /// Multiprocessors of the GPU for which tiles are chosen (H100, H200). A constant, so that the choice is a
 /// function of the shape.
-const MULTIPROCESSORS: usize = 132;
+const MULTIPROCESSORS: usize = BLOCKS_AT_ONCE;
 
 impl Tile {
     /// Rows and columns of the result.
@@ -84,6 +87,16 @@ impl Tile {
     /// One block for each tile of the result.
     pub fn launch_config(self, shape: GemmShape) -> LaunchConfig {
         LaunchConfig::blocks(self.count(shape), self.threads()).with_shared_bytes(self.shared_bytes())
+    }
+
+    /// The kernel of this tile, or of one nearly as good, that also computes the gate of a feed-forward layer. There are
+    /// none for operands that are not bf16 or not aligned.
+    pub fn with_swiglu(self) -> Option<(Self, &'static str)> {
+        match self {
+            Tile::Large | Tile::Medium => Some((Tile::Large, "gemm_swiglu_large_bf16")),
+            Tile::Small => Some((Tile::Small, "gemm_swiglu_small_bf16")),
+            Tile::Converting | Tile::F32 => None,
+        }
     }
 
     /// The kernel's name. Tiles of operands of one type only have it not in their name.
@@ -151,16 +164,86 @@ impl<Dr: Driver> GemmKernels for Cuda<Dr> {
         bias: Option<TensorRef<'_, Self>>,
         write: Write,
         c: TensorMut<'_, Self>,
-        _workspace: TensorMut<'_, Self>,
+        workspace: TensorMut<'_, Self>,
     ) -> Result<()> {
         let tile = tile(layout, shape, a, b);
+        let terms = terms_of_part(layout, shape, a.dtype(), b.dtype());
+        if terms < shape.k {
+            return self.gemm_in_parts(tile, shape, terms, [a, b], write, c, workspace);
+        }
         let kernel = tile.kernel(layout, [a.dtype(), b.dtype(), c.dtype()]);
-        let args = arguments(shape, [a, b], bias, write, c);
+        let args = arguments(shape, [a, b], bias, None, write, c);
+        self.launch(kernel, tile.launch_config(shape), &args)
+    }
+
+    fn gemm_add(
+        &self,
+        shape: GemmShape,
+        a: TensorRef<'_, Self>,
+        b: TensorRef<'_, Self>,
+        residual: TensorRef<'_, Self>,
+        c: TensorMut<'_, Self>,
+        _workspace: TensorMut<'_, Self>,
+    ) -> Result<()> {
+        let tile = tile(Layout::Nt, shape, a, b);
+        let kernel = tile.kernel(Layout::Nt, [a.dtype(), b.dtype(), c.dtype()]);
+        let args = arguments(shape, [a, b], None, Some(residual), Write::Replace, c);
+        self.launch(kernel, tile.launch_config(shape), &args)
+    }
+
+    fn gemm_swiglu(
+        &self,
+        shape: GemmShape,
+        x: TensorRef<'_, Self>,
+        weight: TensorRef<'_, Self>,
+        mut gate_up: TensorMut<'_, Self>,
+        out: TensorMut<'_, Self>,
+        workspace: TensorMut<'_, Self>,
+    ) -> Result<()> {
+        let width = shape.n / 2;
+        let Some((tile, kernel)) = tile(Layout::Nt, shape, x, weight).with_swiglu() else {
+            let product = gate_up.reborrow();
+            self.gemm(Layout::Nt, shape, x, weight, None, Write::Replace, product, workspace)?;
+            return self.swiglu_forward(SwigluShape { tokens: shape.m, width }, gate_up.as_ref(), out);
+        };
+        let [tokens, width, terms] = [shape.m, width, shape.k].map(extent);
+        let args = [x.into(), weight.into(), gate_up.into(), out.into(), tokens, width, terms];
         self.launch(kernel, tile.launch_config(shape), &args)
     }
 }
 
-/// Arguments of all kernels of this family.
+impl<Dr: Driver> Cuda<Dr> {
+    /// The gradient of a weight whose sums are cut into parts of `terms` terms.
+    fn gemm_in_parts(
+        &self,
+        tile: Tile,
+        shape: GemmShape,
+        terms: usize,
+        [a, b]: [TensorRef<'_, Self>; 2],
+        write: Write,
+        c: TensorMut<'_, Self>,
+        mut parts: TensorMut<'_, Self>,
+    ) -> Result<()> {
+        let num_parts = shape.k.div_ceil(terms);
+        let [m, n, k] = [shape.m, shape.n, shape.k].map(extent);
+        let args = [a.into(), b.into(), parts.reborrow().into(), m, n, k, extent(terms)];
+        let (tile, kernel) = match tile {
+            Tile::Converting => (Tile::Converting, "gemm_tn_part_converting"),
+            _ => (Tile::Large, "gemm_tn_part_large"),
+        };
+        let mut config = tile.launch_config(shape);
+        config.grid[1] = num_parts as u32;
+        self.launch(kernel, config, &args)?;
+
+        let len = c.len();
+        let add = u32::from(write == Write::Add);
+        let args = [parts.as_ref().into(), c.into(), extent(num_parts), (len as u64).into(), add.into()];
+        let config = LaunchConfig::blocks(len.div_ceil(THREADS as usize * 4), THREADS);
+        self.launch("gemm_add_parts", config, &args)
+    }
+}
+
+/// Arguments of all kernels that compute one product.
 ///
 /// # Panics
 /// If an extent is beyond 2^31: indices of rows and columns are of 32 bits.
@@ -168,16 +251,18 @@ pub fn arguments<'a, Dr: Driver>(
     shape: GemmShape,
     [a, b]: [TensorRef<'a, Cuda<Dr>>; 2],
     bias: Option<TensorRef<'a, Cuda<Dr>>>,
+    residual: Option<TensorRef<'a, Cuda<Dr>>>,
     write: Write,
     c: TensorMut<'a, Cuda<Dr>>,
-) -> [Arg<'a, Dr::Memory>; 8] {
-    let extent = |len: usize| -> Arg<'a, Dr::Memory> {
-        let len = i32::try_from(len).expect("rows, columns and terms of a product are fewer than 2^31");
-        len.cast_unsigned().into()
-    };
+) -> [Arg<'a, Dr::Memory>; 9] {
     let add = u32::from(write == Write::Add);
     let [m, n, k] = [shape.m, shape.n, shape.k].map(extent);
-    [a.into(), b.into(), bias.into(), c.into(), m, n, k, add.into()]
+    [a.into(), b.into(), bias.into(), residual.into(), c.into(), m, n, k, add.into()]
+}
+
+fn extent<'a, M>(len: usize) -> Arg<'a, M> {
+    let len = i32::try_from(len).expect("rows, columns and terms of a product are fewer than 2^31");
+    len.cast_unsigned().into()
 }
 
 #[cfg(test)]

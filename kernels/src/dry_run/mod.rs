@@ -174,6 +174,8 @@ nothing!(GemmKernels {
         Out<'_>,
         Out<'_>,
     );
+    gemm_add(gemm::GemmShape, In<'_>, In<'_>, In<'_>, Out<'_>, Out<'_>);
+    gemm_swiglu(gemm::GemmShape, In<'_>, In<'_>, Out<'_>, Out<'_>, Out<'_>);
 });
 
 nothing!(RmsNormKernels {

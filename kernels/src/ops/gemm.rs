@@ -4,9 +4,13 @@
 //! [out, in]. Operands are stored as f32 or bf16; products and sums are f32 whatever the storage, and an
 //! output is rounded to its storage type once, after the whole sum.
 
+pub mod parts;
+pub mod reference;
+
 use super::Write;
+use super::swiglu::{SwigluKernels, SwigluShape};
 use crate::device::Caps;
-use crate::{Class, Context, Cost, DType, Device, Result, Storage, TensorMut, TensorRef};
+use crate::{Block, Class, Context, Cost, DType, Device, Result, Storage, TensorMut, TensorRef};
 
 /// Extents of one product: `c` is [m, n] and sums over k.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +49,40 @@ pub trait GemmKernels: Storage {
         c: TensorMut<'_, Self>,
         workspace: TensorMut<'_, Self>,
     ) -> Result<()>;
+
+    /// See [`linear_add`]. The product of [`Layout::Nt`] with `residual` [m, n] of `c`'s type, which a device may add
+    /// where the sums are.
+    fn gemm_add(
+        &self,
+        shape: GemmShape,
+        a: TensorRef<'_, Self>,
+        b: TensorRef<'_, Self>,
+        residual: TensorRef<'_, Self>,
+        mut c: TensorMut<'_, Self>,
+        workspace: TensorMut<'_, Self>,
+    ) -> Result<()> {
+        self.copy(residual, c.reborrow())?;
+        self.gemm(Layout::Nt, shape, a, b, None, Write::Add, c, workspace)
+    }
+
+    /// See [`linear_swiglu`]. `shape` is that of the product, so its n is two widths.
+    fn gemm_swiglu(
+        &self,
+        shape: GemmShape,
+        x: TensorRef<'_, Self>,
+        weight: TensorRef<'_, Self>,
+        mut gate_up: TensorMut<'_, Self>,
+        out: TensorMut<'_, Self>,
+        workspace: TensorMut<'_, Self>,
+    ) -> Result<()>
+    where
+        Self: SwigluKernels,
+    {
+        let product = gate_up.reborrow();
+        self.gemm(Layout::Nt, shape, x, weight, None, Write::Replace, product, workspace)?;
+        let halves = SwigluShape { tokens: shape.m, width: shape.n / 2 };
+        self.swiglu_forward(halves, gate_up.as_ref(), out)
+    }
 }
 
 /// Columns of `b` that a device which packs them copies at a time: all of them, up to [`PACKED_LEN`]
@@ -60,11 +98,11 @@ pub const PANEL_COLUMNS: usize = 32;
 /// Most elements packed at a time (16 MiB), unless one panel has more.
 pub const PACKED_LEN: usize = 1 << 22;
 
-/// f32 elements of workspace for one product with operands and result of these types: panels of `b`,
-/// then the sums of a narrower `c`.
-pub fn workspace_len(shape: GemmShape, c: DType, caps: Caps) -> usize {
+/// f32 elements of workspace for one product with operands and result of these types. Of a device that packs: panels of
+/// `b`, then the sums of a narrower `c`; of one that cuts sums: those of all [`parts`].
+pub fn workspace_len(layout: Layout, shape: GemmShape, [a, b, c]: [DType; 3], caps: Caps) -> usize {
     if !caps.packs_products {
-        return 0;
+        return if caps.cuts_products { parts::parts_len(layout, shape, a, b) } else { 0 };
     }
     let sums = if c == DType::F32 { 0 } else { shape.m * shape.n };
     packed_columns(shape) * shape.k + sums
@@ -82,20 +120,82 @@ pub fn linear_forward<D: Device>(
     out: TensorMut<'_, D>,
 ) -> Result<()> {
     const OP: &str = "gemm::linear_forward";
-    let [tokens, inputs] = x.dims(OP, "x")?;
-    let [outputs, _] = weight.dims(OP, "weight")?;
-    x.expect_float(OP, "x")?;
-    weight.expect(OP, "weight", &[outputs, inputs])?;
-    weight.expect_float(OP, "weight")?;
+    let shape = check_forward(OP, x, weight)?;
     if let Some(bias) = bias {
-        bias.expect(OP, "bias", &[outputs])?;
+        bias.expect(OP, "bias", &[shape.n])?;
         bias.expect_dtype(OP, "bias", weight.dtype())?;
     }
-    out.expect(OP, "out", &[tokens, outputs])?;
+    out.expect(OP, "out", &[shape.m, shape.n])?;
     out.expect_dtype(OP, "out", x.dtype())?;
-    let shape = GemmShape { m: tokens, n: outputs, k: inputs };
     record(ctx, OP, shape, x, weight, Write::Replace, out.as_ref());
     product(ctx, Layout::Nt, shape, x, weight, bias, Write::Replace, out)
+}
+
+/// `out = x · weightᵀ + residual`, rounded once.
+///
+/// Shapes: `x` [tokens, in], `weight` [out, in]; `residual` and `out` [tokens, out] of `x`'s dtype; each f32 or bf16.
+pub fn linear_add<D: Device>(
+    ctx: &Context<D>,
+    x: TensorRef<'_, D>,
+    weight: TensorRef<'_, D>,
+    residual: TensorRef<'_, D>,
+    out: TensorMut<'_, D>,
+) -> Result<()> {
+    const OP: &str = "gemm::linear_add";
+    let shape = check_forward(OP, x, weight)?;
+    residual.expect(OP, "residual", &[shape.m, shape.n])?;
+    residual.expect_dtype(OP, "residual", x.dtype())?;
+    out.expect(OP, "out", &[shape.m, shape.n])?;
+    out.expect_dtype(OP, "out", x.dtype())?;
+    let bytes = x.size_bytes() + weight.size_bytes() + 2 * residual.size_bytes();
+    ctx.device.record(Cost { op: OP, flops: flops(shape), bytes: bytes as u64 });
+    let dtypes = [x.dtype(), weight.dtype(), out.dtype()];
+    let mut workspace = workspace(ctx, Layout::Nt, shape, dtypes)?;
+    let workspace = workspace.view_mut([workspace.len()]);
+    ctx.device.gemm_add(shape, x, weight, residual, out, workspace)
+}
+
+/// `gate_up = x · weightᵀ` and `out = silu(gate) · up`, with the bits of [`linear_forward`] and
+/// [`swiglu::forward`](super::swiglu::forward).
+///
+/// Shapes: `x` [tokens, in], `weight` [2 · width, in], gate's rows before up's; `gate_up` [tokens, 2 · width] and `out`
+/// [tokens, width] of `x`'s dtype; each f32 or bf16.
+pub fn linear_swiglu<D: Device>(
+    ctx: &Context<D>,
+    x: TensorRef<'_, D>,
+    weight: TensorRef<'_, D>,
+    gate_up: TensorMut<'_, D>,
+    out: TensorMut<'_, D>,
+) -> Result<()> {
+    const OP: &str = "gemm::linear_swiglu";
+    let shape = check_forward(OP, x, weight)?;
+    let [tokens, width] = out.dims(OP, "out")?;
+    weight.expect(OP, "weight", &[2 * width, shape.k])?;
+    out.expect(OP, "out", &[shape.m, width])?;
+    out.expect_dtype(OP, "out", x.dtype())?;
+    gate_up.expect(OP, "gate_up", &[shape.m, 2 * width])?;
+    gate_up.expect_dtype(OP, "gate_up", x.dtype())?;
+    let bytes = x.size_bytes() + weight.size_bytes() + 3 * out.as_ref().size_bytes();
+    let flops = flops(shape) + 5 * (tokens * width) as u64;
+    ctx.device.record(Cost { op: OP, flops, bytes: bytes as u64 });
+    let dtypes = [x.dtype(), weight.dtype(), out.dtype()];
+    let mut workspace = workspace(ctx, Layout::Nt, shape, dtypes)?;
+    let workspace = workspace.view_mut([workspace.len()]);
+    ctx.device.gemm_swiglu(shape, x, weight, gate_up, out, workspace)
+}
+
+/// The product of `x` and `weight` [out, in].
+fn check_forward<D: Device>(
+    op: &'static str,
+    x: TensorRef<'_, D>,
+    weight: TensorRef<'_, D>,
+) -> Result<GemmShape> {
+    let [tokens, inputs] = x.dims(op, "x")?;
+    let [outputs, _] = weight.dims(op, "weight")?;
+    x.expect_float(op, "x")?;
+    weight.expect(op, "weight", &[outputs, inputs])?;
+    weight.expect_float(op, "weight")?;
+    Ok(GemmShape { m: tokens, n: outputs, k: inputs })
 }
 
 /// `dx = dout · weight`, replacing `dx` or added to it.
@@ -154,9 +254,19 @@ pub(super) fn product<D: GemmKernels>(
     write: Write,
     c: TensorMut<'_, D>,
 ) -> Result<()> {
-    let len = workspace_len(shape, c.dtype(), ctx.device.caps());
-    let mut workspace = ctx.arena.block(Class::Workspace, DType::F32, len)?;
-    ctx.device.gemm(layout, shape, a, b, bias, write, c, workspace.view_mut([len]))
+    let mut workspace = workspace(ctx, layout, shape, [a.dtype(), b.dtype(), c.dtype()])?;
+    let workspace = workspace.view_mut([workspace.len()]);
+    ctx.device.gemm(layout, shape, a, b, bias, write, c, workspace)
+}
+
+fn workspace<D: GemmKernels>(
+    ctx: &Context<D>,
+    layout: Layout,
+    shape: GemmShape,
+    dtypes: [DType; 3],
+) -> Result<Block<D>> {
+    let len = workspace_len(layout, shape, dtypes, ctx.device.caps());
+    ctx.arena.block(Class::Workspace, DType::F32, len)
 }
 
 /// FLOPs of one product: a multiplication and an addition per term.
@@ -176,48 +286,4 @@ fn record<D: Storage>(
     let passes = if write == Write::Add { 2 } else { 1 };
     let bytes = a.size_bytes() + b.size_bytes() + passes * c.size_bytes();
     ctx.device.record(Cost { op, flops: flops(shape), bytes: bytes as u64 });
-}
-
-/// The definition in f64, one sum after the other.
-pub mod reference {
-    use super::{GemmShape, Layout};
-
-    /// Returns `c` [m, n].
-    pub fn product(layout: Layout, shape: GemmShape, a: &[f64], b: &[f64]) -> Vec<f64> {
-        let GemmShape { m, n, k } = shape;
-        let mut c = Vec::with_capacity(m * n);
-        for row in 0..m {
-            for column in 0..n {
-                let term = |i: usize| match layout {
-                    Layout::Nt => a[row * k + i] * b[column * k + i],
-                    Layout::Nn => a[row * k + i] * b[i * n + column],
-                    Layout::Tn => a[i * m + row] * b[i * n + column],
-                };
-                c.push((0..k).map(term).sum());
-            }
-        }
-        c
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use super::*;
-        use crate::ops::check_gradient;
-        use crate::testing::normal_f64;
-
-        #[test]
-        fn backward_products_equal_central_differences_of_the_forward_product() {
-            let (tokens, outputs, inputs) = (3, 4, 5);
-            let (x, weight) = (normal_f64(1, tokens * inputs), normal_f64(2, outputs * inputs));
-            let dout = normal_f64(3, tokens * outputs);
-            let loss = |x: &[f64], weight: &[f64]| -> f64 {
-                let shape = GemmShape { m: tokens, n: outputs, k: inputs };
-                product(Layout::Nt, shape, x, weight).iter().zip(&dout).map(|(y, d)| y * d).sum()
-            };
-            let dx = product(Layout::Nn, GemmShape { m: tokens, n: inputs, k: outputs }, &dout, &weight);
-            let dweight = product(Layout::Tn, GemmShape { m: outputs, n: inputs, k: tokens }, &dout, &x);
-            check_gradient("dx", &x, &dx, |x| loss(x, &weight));
-            check_gradient("dweight", &weight, &dweight, |weight| loss(&x, weight));
-        }
-    }
 }

@@ -3,16 +3,16 @@
 
 use tisserand_kernels::cuda::driver::emulated::{Emulated, Settings};
 use tisserand_kernels::cuda::gemm::{Tile, arguments};
-use tisserand_kernels::cuda::{Driver, LaunchConfig};
-use tisserand_kernels::ops::Write;
-use tisserand_kernels::ops::elementwise;
+use tisserand_kernels::cuda::{Arg, Driver, LaunchConfig};
+use tisserand_kernels::ops::gemm::parts::terms_of_part;
 use tisserand_kernels::ops::gemm::{self, GemmShape, Layout, reference};
+use tisserand_kernels::ops::{Write, elementwise, swiglu};
 use tisserand_kernels::testing::{
     assert_close, bits, download, normal_f64, poisoned, rms, tolerance, upload_as,
 };
 use tisserand_kernels::{Block, Context, DType, Device};
 
-use crate::support::{Dev, FLOATS, context, for_each_setting};
+use crate::support::{Dev, FLOATS, context, cpu, for_each_setting};
 use DType::{Bf16, F32};
 use Layout::{Nn, Nt, Tn};
 
@@ -31,16 +31,15 @@ struct Linear {
 }
 
 /// Size one, primes, one below and above chunks, steps and tiles; aligned, and not.
-const LAYERS: [Linear; 9] = [
+const LAYERS: [Linear; 8] = [
     Linear { tokens: 1, inputs: 1, outputs: 1, start: 0 },
     Linear { tokens: 1, inputs: 128, outputs: 136, start: 0 },
     Linear { tokens: 7, inputs: 13, outputs: 3, start: 1 },
     Linear { tokens: 64, inputs: 32, outputs: 64, start: 0 },
-    Linear { tokens: 63, inputs: 31, outputs: 65, start: 0 },
+    Linear { tokens: 63, inputs: 31, outputs: 129, start: 0 },
     Linear { tokens: 72, inputs: 104, outputs: 56, start: 8 },
     Linear { tokens: 72, inputs: 104, outputs: 56, start: 3 },
     Linear { tokens: 33, inputs: 72, outputs: 67, start: 0 },
-    Linear { tokens: 131, inputs: 40, outputs: 129, start: 0 },
 ];
 
 /// A block of `values` that begins at element `start`.
@@ -127,11 +126,11 @@ fn check_linear(ctx: &Context<Dev>, layer: Linear, dtype: DType, weight_dtype: D
 fn gemm_linear_layers_equal_the_reference() {
     for_each_setting(|ctx| {
         for layer in LAYERS {
-            for (dtype, weight_dtype) in FLOATS.into_iter().flat_map(|d| FLOATS.map(|w| (d, w))) {
-                for write in [Write::Replace, Write::Add] {
-                    check_linear(ctx, layer, dtype, weight_dtype, write);
-                }
-            }
+            check_linear(ctx, layer, F32, F32, Write::Add);
+            check_linear(ctx, layer, F32, Bf16, Write::Replace);
+            check_linear(ctx, layer, Bf16, F32, Write::Add);
+            check_linear(ctx, layer, Bf16, Bf16, Write::Replace);
+            check_linear(ctx, layer, Bf16, Bf16, Write::Add);
         }
     });
 }
@@ -163,14 +162,14 @@ fn launch(
     let mut c = target(ctx, dtypes[2], 0, old, write);
     let config: LaunchConfig = tile.launch_config(*shape);
     let views = [a.view([a.len()]), b.view([b.len()])];
-    let args = arguments::<Emulated>(*shape, views, None, write, c.view_mut([old.len()]));
+    let args = arguments::<Emulated>(*shape, views, None, None, write, c.view_mut([old.len()]));
     ctx.device.driver().launch(tile.kernel(layout, dtypes), config, &args).unwrap();
     c
 }
 
 /// More than one tile in both directions, with tails that are not multiples of anything but chunks; more terms
 /// than all stages hold, or fewer than one.
-const SHAPES: [GemmShape; 2] = [GemmShape { m: 136, n: 264, k: 328 }, GemmShape { m: 72, n: 136, k: 8 }];
+const SHAPES: [GemmShape; 2] = [GemmShape { m: 72, n: 264, k: 200 }, GemmShape { m: 136, n: 72, k: 8 }];
 
 #[test]
 fn gemm_tiles_equal_the_reference_and_have_the_same_bits() {
@@ -183,15 +182,108 @@ fn gemm_tiles_equal_the_reference_and_have_the_same_bits() {
                 for (dtype, write) in [(F32, Write::Add), (Bf16, Write::Replace)] {
                     let want = if write == Write::Add { sum(&products, old) } else { products.clone() };
                     let run = |tile| launch(ctx, tile, layout, &operands, [Bf16, Bf16, dtype], write);
-                    let of_large = bits(ctx, &run(Tile::Large));
-                    for tile in TILES {
+                    let large = run(Tile::Large);
+                    let name = format!("{layout:?} {shape:?} {dtype} {write:?}");
+                    check(ctx, &name, &large, 0, &want, scale(a, b, shape.k), shape.k);
+                    let of_large = bits(ctx, &large);
+                    for tile in [Tile::Medium, Tile::Small, Tile::Converting] {
                         let name = format!("{tile:?} {layout:?} {shape:?} {dtype} {write:?}");
-                        let c = run(tile);
-                        check(ctx, &name, &c, 0, &want, scale(a, b, shape.k), shape.k);
-                        assert!(bits(ctx, &c) == of_large, "{name}: bits of another tile");
+                        assert!(bits(ctx, &run(tile)) == of_large, "{name}: bits of another tile");
                     }
                 }
             }
+        }
+    });
+}
+
+#[test]
+fn gemm_adds_a_residual_before_it_rounds() {
+    for_each_setting(|ctx| {
+        for (dtype, start) in FLOATS.into_iter().flat_map(|d| [0, 3].map(|s| (d, s))) {
+            let (tokens, inputs, outputs) = (70, 48, 72);
+            let shape = GemmShape { m: tokens, n: outputs, k: inputs };
+            let Operands { a: x, b: weight, old: residual, .. } = operands(shape);
+            let blocks = [&x, &weight, &residual].map(|values| placed(ctx, dtype, start, values));
+            let views = [
+                blocks[0].range(start, [tokens, inputs]),
+                blocks[1].range(start, [outputs, inputs]),
+                blocks[2].range(start, [tokens, outputs]),
+            ];
+            let mut out = poisoned(ctx, dtype, [tokens, outputs]);
+            let out_view = out.view_mut([tokens, outputs]);
+            gemm::linear_add(ctx, views[0], views[1], views[2], out_view).unwrap();
+            let want = sum(&reference::product(Nt, shape, &x, &weight), &residual);
+            let name = format!("{dtype} from {start}");
+            check(ctx, &name, &out, 0, &want, scale(&x, &weight, inputs), inputs);
+        }
+    });
+}
+
+#[test]
+fn gemm_adds_parts_of_long_sums_in_order() {
+    let (outputs, inputs, tokens) = (24, 40, 2000);
+    let shape = GemmShape { m: outputs, n: inputs, k: tokens };
+    assert_eq!(terms_of_part(Tn, shape, Bf16, Bf16), 256, "eight parts, the last of 208");
+    let Operands { a: dout, b: x, old, .. } = operands(shape);
+    let want = sum(&reference::product(Tn, shape, &dout, &x), &old);
+    for_each_setting(|ctx| {
+        // Aligned operands are copied, others converted: the same parts, and the same bits.
+        let sums = [0, 1].map(|start| {
+            let [dout_block, x_block] = [&dout, &x].map(|values| placed(ctx, Bf16, start, values));
+            let mut dweight = target(ctx, F32, start, &old, Write::Add);
+            let dout_view = dout_block.range(start, [tokens, outputs]);
+            let x_view = x_block.range(start, [tokens, inputs]);
+            let dweight_view = dweight.range_mut(start, [outputs, inputs]);
+            gemm::linear_backward_weight(ctx, dout_view, x_view, dweight_view).unwrap();
+            let scale = scale(&dout, &x, tokens);
+            check(ctx, &format!("from {start}"), &dweight, start, &want, scale, tokens);
+            download_from(ctx, &dweight, start, want.len())
+        });
+        assert_eq!(sums[0], sums[1]);
+    });
+}
+
+/// Bits of `gate_up` and `out` of one feed-forward layer's first half.
+fn swiglu_bits<D: Device>(ctx: &Context<D>, gate_up: &Block<D>, out: &Block<D>) -> [Vec<u32>; 2] {
+    [gate_up, out].map(|block| bits(ctx, block))
+}
+
+#[test]
+fn gemm_with_swiglu_has_the_bits_of_the_two_ops() {
+    for_each_setting(|ctx| {
+        for (tile, tokens, width) in [(Tile::Small, 65, 40), (Tile::Large, 65, 136), (Tile::Small, 9, 33)] {
+            let shape = GemmShape { m: tokens, n: 2 * width, k: 136 };
+            let operands = operands(shape);
+            let mut plain = launch(ctx, Tile::Small, Nt, &operands, [Bf16; 3], Write::Replace);
+            let gate_up_values: Vec<f64> = download(ctx, &plain).iter().map(|x| f64::from(*x)).collect();
+            let host = cpu();
+            let on_host = upload_as(&host, Bf16, &gate_up_values);
+            let mut want = poisoned(&host, Bf16, [tokens * width]);
+            let want_view = want.view_mut([tokens, width]);
+            swiglu::forward(&host, on_host.view([tokens, 2 * width]), want_view).unwrap();
+            let want = swiglu_bits(&host, &on_host, &want);
+
+            let [x, weight] = [upload_as(ctx, Bf16, &operands.a), upload_as(ctx, Bf16, &operands.b)];
+            let mut out = poisoned(ctx, Bf16, [tokens * width]);
+            plain = poisoned(ctx, Bf16, [tokens * 2 * width]);
+            let (tile, kernel) = tile.with_swiglu().unwrap();
+            let args: [Arg<'_, _>; 7] = [
+                x.view([x.len()]).into(),
+                weight.view([weight.len()]).into(),
+                plain.view_mut([tokens * 2 * width]).into(),
+                out.view_mut([tokens * width]).into(),
+                (tokens as u32).into(),
+                (width as u32).into(),
+                136_u32.into(),
+            ];
+            ctx.device.driver().launch(kernel, tile.launch_config(shape), &args).unwrap();
+            assert!(swiglu_bits(ctx, &plain, &out) == want, "{kernel}: {shape:?}");
+
+            let mut gate_up = poisoned(ctx, Bf16, [tokens * 2 * width]);
+            let (x, weight) = (x.view([tokens, 136]), weight.view([2 * width, 136]));
+            let (wide, narrow) = (gate_up.view_mut([tokens, 2 * width]), out.view_mut([tokens, width]));
+            gemm::linear_swiglu(ctx, x, weight, wide, narrow).unwrap();
+            assert!(swiglu_bits(ctx, &gate_up, &out) == want, "through the front door: {shape:?}");
         }
     });
 }
@@ -255,6 +347,7 @@ fn gemm_has_no_bank_conflicts_and_moves_whole_sectors() {
                 launch(&ctx, tile, layout, &operands, [Bf16, Bf16, dtype], write);
                 let counters = ctx.device.driver().counters();
                 let name = format!("{tile:?} {layout:?} {dtype}: {counters:?}");
+                assert!(counters.shared_accesses > 0 && counters.global_accesses > 0, "{name}");
                 assert_eq!(counters.shared_wavefronts, counters.shared_wavefronts_at_best, "{name}");
                 assert_eq!(counters.global_sectors, counters.global_sectors_at_best, "{name}");
             }

@@ -7,19 +7,19 @@
 mod support;
 
 mod adamw;
-mod cross_entropy;
-mod embedding;
-mod grad_norm;
-mod philox;
-mod step_scalars;
 mod attention;
 mod combine;
+mod cross_entropy;
 mod elementwise;
+mod embedding;
 mod gemm;
+mod grad_norm;
 #[cfg(feature = "emulator")]
 mod mistakes;
+mod philox;
 mod rms_norm;
 mod rope;
+mod step_scalars;
 mod streams;
 mod sums;
 mod swiglu;
