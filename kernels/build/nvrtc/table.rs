@@ -2,10 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::fs;
+use std::path::Path;
 
 use super::compile::{Family, Output};
 use super::image;
 use super::log::Function;
+
+/// One module without a kernel.
+pub(crate) const EMPTY: &str = r#"&[
+Module { family: "", sm_80: &Aligned(*b"").0, sm_90a: &[], ptx: &[], kernels: &[] },
+]
+"#;
+
+/// Writes the expression to where `src/cuda/modules.rs` includes it.
+pub(crate) fn write(out: &Path, table: &str) -> Result<(), String> {
+    fs::write(out.join("cubins.rs"), table).map_err(|e| format!("{}: {e}", out.display()))
+}
 
 /// A slice of `Module`. The outputs of a family are sm_80, sm_90a and PTX, in this order.
 pub(crate) fn cubins(families: &[Family], outputs: &[Vec<Output>]) -> Result<String, String> {

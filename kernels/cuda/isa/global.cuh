@@ -151,7 +151,11 @@ DEVICE Pack<typename Plain<T>::Type> load_pack_once(Global<T> x, u64 i SITE) {
 template <class T>
 DEVICE void store_pack(Global<T> x, u64 i, Pack<T> pack SITE) {
 #if ON_GPU
-    *reinterpret_cast<uint4*>(x.data + i) = reinterpret_cast<uint4&>(pack);
+    // Written out, since the compiler makes four stores of an assignment whose values come from several branches.
+    const uint4 bits = reinterpret_cast<uint4&>(pack);
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(x.data + i), "r"(bits.x), "r"(bits.y), "r"(bits.z),
+                 "r"(bits.w)
+                 : "memory");
 #else
     *reinterpret_cast<Pack<T>*>(emulator::write<T>(x.buffer, x.data, x.first + i64(i), 16, site)) = pack;
 #endif

@@ -11,7 +11,7 @@ use tisserand_kernels::cuda::modules::MODULES;
 /// Instructions of a kernel, each with its modifiers: `LDG.E.128.CONSTANT`.
 type Instructions = BTreeMap<String, BTreeSet<String>>;
 
-/// A line of the list.
+/// One instruction of a line of the list.
 struct Rule {
     kernels: String,
     architecture: String,
@@ -51,11 +51,7 @@ fn every_kernel_consists_of_the_instructions_that_its_speed_needs() {
 
 impl Rule {
     fn applies(&self, kernel: &str, architecture: &str) -> bool {
-        let named = match self.kernels.strip_suffix('*') {
-            Some(start) => kernel.starts_with(start),
-            None => kernel == self.kernels,
-        };
-        named && (self.architecture == "*" || self.architecture == architecture)
+        fits(&self.kernels, kernel) && fits(&self.architecture, architecture)
     }
 
     fn broken_by(&self, instructions: &BTreeSet<String>) -> Option<String> {
@@ -83,23 +79,37 @@ impl Rule {
 fn rules() -> Vec<Rule> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda/disassembly.txt");
     let text = fs::read_to_string(path).unwrap();
-    let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
-    lines
-        .map(|line| {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let [kernels, architecture, instruction, ..] = words[..] else {
-                panic!("kernels/cuda/disassembly.txt: not `kernels architecture instruction`: {line}");
-            };
-            let forbidden = instruction.starts_with('!');
-            let instruction = instruction.trim_start_matches('!').to_owned();
-            Rule {
-                kernels: kernels.to_owned(),
-                architecture: architecture.to_owned(),
-                instruction,
-                forbidden,
-            }
-        })
-        .collect()
+    let mut rules = Vec::new();
+    for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [kernels, architecture, instructions, ..] = words[..] else {
+            panic!("kernels/cuda/disassembly.txt: not `kernels architecture instructions`: {line}");
+        };
+        rules.extend(instructions.split(',').map(|instruction| Rule {
+            kernels: kernels.to_owned(),
+            architecture: architecture.to_owned(),
+            instruction: instruction.trim_start_matches('!').to_owned(),
+            forbidden: instruction.starts_with('!'),
+        }));
+    }
+    rules
+}
+
+/// Whether a name is a pattern's, in which `*` stands for anything.
+fn fits(pattern: &str, name: &str) -> bool {
+    let Some((start, rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(name) = name.strip_prefix(start) else {
+        return false;
+    };
+    (0..=name.len()).any(|skipped| fits(rest, &name[skipped..]))
+}
+
+#[test]
+fn a_star_stands_for_anything() {
+    assert!(fits("*", "") && fits("gemm_*", "gemm_nt_small") && fits("*_small_*_f32", "gemm_small_a_f32"));
+    assert!(!fits("gemm", "gemm_nt") && !fits("gemm_*_f32", "gemm_f32") && !fits("*_nt", "gemm_nt_f32"));
 }
 
 /// The instructions of every kernel.
