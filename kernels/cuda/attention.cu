@@ -8,22 +8,25 @@
 // delta [num_heads, tokens_q] f32; cu_seqlens [num_bounds]. bf16 operands, f32 sums; P and dS are rounded to bf16 where
 // they enter a product.
 //
-// With n visible pairs of a query and a key over all heads, one product is 2 n head_dim FLOPs. Forward: 2 products;
-// backward: 5 count, 8 are done. `queries` computes P, dP, and dq as two sums (attention_backward_queries.cuh tells why);
-// `keys` computes P, dP, dk, dv. Adding to dq from `keys` would save three of them, and needs an order between blocks.
+// With n visible pairs of a query and a key over all heads, one product is 2 n head_dim FLOPs. Forward: 2 products.
+// Backward: 5 count, 8 are done. `queries` computes P and dP, and dq as two sums, so that it finds delta on the way
+// (attention_backward_queries.cuh); `keys` computes P, dP, dk and dv. Whoever added to dq from `keys` would save three of
+// them, for a pass that finds delta first (two) and an order between blocks.
 // Floor: FLOPs / rate of mma.sync; bytes (q, k, v, out once) matter for short documents only.
 //
 // Geometry: blocks are (tile of rows, head). A tile is a range of the whole buffer: it may hold several documents, walks
 // over all rows that any of its rows sees, and hides what a row does not see (attention_visible.cuh). So the grid is a
-// function of the number of tokens alone.
-//                          threads   own rows         others per step   shared memory (d128)
-//   forward                128       128; 64 of d256  64                 69 KiB
-//   backward_queries       256       128; 64 of d256  64; 32 of d256    137 KiB
-//   backward_keys          256       128; 64 of d256  64; 32 of d256    138 KiB
-// A warp has 32 own rows (backward, and forward of d256: 16), so that it reads a fragment of the others for two products.
-// Forward has one stage: keys arrive during softmax and P v, values during q kᵀ. Backward has two.
+// function of the number of tokens alone. Tiles with the most to do come first.
+//                       threads   own rows          others at a time   shared memory (d128)   fragment reads / product
+//   forward             128       128; d256: 64     64                  69 KiB                160 bytes
+//   backward_queries    256       128; d256: 64     64; d256: 32       137 KiB                224 bytes
+//   backward_keys       256       128; d256: 64     64; d256: 32       138 KiB                288 bytes
+// The last column is what a warp reads from shared memory for one m16n8k16: sm_80 has 256 bytes of it in the time of such
+// a product. Forward warps have 32 own rows, so that a fragment of the others serves two products; the sums of backward
+// leave registers for 16. Forward has one stage: keys arrive during softmax and P v, values during q kᵀ. Backward has two.
 //
-// A head of another width runs as the next wider one, with zeros.
+// No access to shared memory conflicts for d64, d128 and d256; for d80 and d96 some copies do.
+// A head of another width that is a multiple of 8 runs as the next wider one, with zeros.
 #include "attention_backward_keys.cuh"
 #include "attention_backward_queries.cuh"
 #include "attention_forward.cuh"

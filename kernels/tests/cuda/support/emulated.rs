@@ -73,3 +73,11 @@ pub(crate) fn assert_coalesced(what: &str, ratio: f64, run: impl FnOnce(&Context
     let (sectors, at_best) = (counters.global_sectors as f64, counters.global_sectors_at_best as f64);
     assert!(sectors <= ratio * at_best, "{what}: {counters:?}");
 }
+
+/// Runs `body` on a device that counts accesses; what it counted. On a GPU, nothing: nothing counts there.
+///
+/// # Panics
+/// Where `body` does.
+pub(crate) fn counting(body: impl Fn(&Context<Dev>)) {
+    body(&context(Settings { count_accesses: true, ..Settings::default() }));
+}
