@@ -1,25 +1,16 @@
-//! Matrix products: against the reference for all layouts, types, odd sizes and odd addresses; every tile by
-//! itself; equal bits from all tiles; and that neither memory spends more on an access than it must.
+//! Matrix products: those of linear layers against the reference, for all types, odd sizes and odd addresses.
 
-use tisserand_kernels::cuda::driver::emulated::{Emulated, Settings};
-use tisserand_kernels::cuda::gemm::{Tile, arguments};
-use tisserand_kernels::cuda::{Arg, Driver, LaunchConfig};
+mod tiles;
+
+use tisserand_kernels::ops::Write;
 use tisserand_kernels::ops::gemm::parts::terms_of_part;
 use tisserand_kernels::ops::gemm::{self, GemmShape, Layout, reference};
-use tisserand_kernels::ops::{Write, elementwise, swiglu};
-use tisserand_kernels::testing::{
-    assert_close, bits, download, normal_f64, poisoned, rms, tolerance, upload_as,
-};
-use tisserand_kernels::{Block, Context, DType, Device};
+use tisserand_kernels::testing::{assert_close, download, normal_f64, poisoned, rms, tolerance, upload_as};
+use tisserand_kernels::{Block, Context, DType, Device, Storage};
 
-use crate::support::{Dev, FLOATS, context, cpu, for_each_setting};
+use crate::support::{Dev, FLOATS, for_each_setting};
 use DType::{Bf16, F32};
 use Layout::{Nn, Nt, Tn};
-
-const LAYOUTS: [Layout; 3] = [Nt, Nn, Tn];
-
-/// Tiles whose operands are bf16.
-const TILES: [Tile; 4] = [Tile::Large, Tile::Medium, Tile::Small, Tile::Converting];
 
 /// What a linear layer's three products need, and where in their blocks the tensors begin.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +55,7 @@ fn check(ctx: &Context<Dev>, what: &str, got: &Block<Dev>, start: usize, want: &
 
 fn download_from(ctx: &Context<Dev>, block: &Block<Dev>, start: usize, len: usize) -> Vec<f32> {
     let mut copy = poisoned(ctx, block.dtype(), [len]);
-    tisserand_kernels::Storage::copy(&ctx.device, block.range(start, [len]), copy.view_mut([len])).unwrap();
+    ctx.device.copy(block.range(start, [len]), copy.view_mut([len])).unwrap();
     download(ctx, &copy)
 }
 
@@ -123,7 +114,7 @@ fn check_linear(ctx: &Context<Dev>, layer: Linear, dtype: DType, weight_dtype: D
 }
 
 #[test]
-fn gemm_linear_layers_equal_the_reference() {
+fn linear_layers_equal_the_reference() {
     for_each_setting(|ctx| {
         for layer in LAYERS {
             check_linear(ctx, layer, F32, F32, Write::Add);
@@ -148,56 +139,8 @@ fn operands(shape: GemmShape) -> Operands {
     Operands { shape, a: normal_f64(1, m * k), b: normal_f64(2, n * k), old: normal_f64(3, m * n) }
 }
 
-/// One product by one kernel; returns `c`.
-fn launch(
-    ctx: &Context<Dev>,
-    tile: Tile,
-    layout: Layout,
-    operands: &Operands,
-    dtypes: [DType; 3],
-    write: Write,
-) -> Block<Dev> {
-    let Operands { shape, a, b, old } = operands;
-    let [a, b] = [upload_as(ctx, dtypes[0], a), upload_as(ctx, dtypes[1], b)];
-    let mut c = target(ctx, dtypes[2], 0, old, write);
-    let config: LaunchConfig = tile.launch_config(*shape);
-    let views = [a.view([a.len()]), b.view([b.len()])];
-    let args = arguments::<Emulated>(*shape, views, None, None, write, c.view_mut([old.len()]));
-    ctx.device.driver().launch(tile.kernel(layout, dtypes), config, &args).unwrap();
-    c
-}
-
-/// More than one tile in both directions, with tails that are not multiples of anything but chunks; more terms
-/// than all stages hold, or fewer than one.
-const SHAPES: [GemmShape; 2] = [GemmShape { m: 72, n: 264, k: 200 }, GemmShape { m: 136, n: 72, k: 8 }];
-
 #[test]
-fn gemm_tiles_equal_the_reference_and_have_the_same_bits() {
-    for_each_setting(|ctx| {
-        for shape in SHAPES {
-            let operands = operands(shape);
-            let Operands { a, b, old, .. } = &operands;
-            for layout in LAYOUTS {
-                let products = reference::product(layout, shape, a, b);
-                for (dtype, write) in [(F32, Write::Add), (Bf16, Write::Replace)] {
-                    let want = if write == Write::Add { sum(&products, old) } else { products.clone() };
-                    let run = |tile| launch(ctx, tile, layout, &operands, [Bf16, Bf16, dtype], write);
-                    let large = run(Tile::Large);
-                    let name = format!("{layout:?} {shape:?} {dtype} {write:?}");
-                    check(ctx, &name, &large, 0, &want, scale(a, b, shape.k), shape.k);
-                    let of_large = bits(ctx, &large);
-                    for tile in [Tile::Medium, Tile::Small, Tile::Converting] {
-                        let name = format!("{tile:?} {layout:?} {shape:?} {dtype} {write:?}");
-                        assert!(bits(ctx, &run(tile)) == of_large, "{name}: bits of another tile");
-                    }
-                }
-            }
-        }
-    });
-}
-
-#[test]
-fn gemm_adds_a_residual_before_it_rounds() {
+fn adds_a_residual_before_it_rounds() {
     for_each_setting(|ctx| {
         for (dtype, start) in FLOATS.into_iter().flat_map(|d| [0, 3].map(|s| (d, s))) {
             let (tokens, inputs, outputs) = (70, 48, 72);
@@ -220,7 +163,7 @@ fn gemm_adds_a_residual_before_it_rounds() {
 }
 
 #[test]
-fn gemm_adds_parts_of_long_sums_in_order() {
+fn adds_parts_of_long_sums_in_order() {
     let (outputs, inputs, tokens) = (24, 40, 2000);
     let shape = GemmShape { m: outputs, n: inputs, k: tokens };
     assert_eq!(terms_of_part(Tn, shape, Bf16, Bf16), 256, "eight parts, the last of 208");
@@ -243,72 +186,8 @@ fn gemm_adds_parts_of_long_sums_in_order() {
     });
 }
 
-/// Bits of `gate_up` and `out` of one feed-forward layer's first half.
-fn swiglu_bits<D: Device>(ctx: &Context<D>, gate_up: &Block<D>, out: &Block<D>) -> [Vec<u32>; 2] {
-    [gate_up, out].map(|block| bits(ctx, block))
-}
-
 #[test]
-fn gemm_with_swiglu_has_the_bits_of_the_two_ops() {
-    for_each_setting(|ctx| {
-        for (tile, tokens, width) in [(Tile::Small, 65, 40), (Tile::Large, 65, 136), (Tile::Small, 9, 33)] {
-            let shape = GemmShape { m: tokens, n: 2 * width, k: 136 };
-            let operands = operands(shape);
-            let mut plain = launch(ctx, Tile::Small, Nt, &operands, [Bf16; 3], Write::Replace);
-            let gate_up_values: Vec<f64> = download(ctx, &plain).iter().map(|x| f64::from(*x)).collect();
-            let host = cpu();
-            let on_host = upload_as(&host, Bf16, &gate_up_values);
-            let mut want = poisoned(&host, Bf16, [tokens * width]);
-            let want_view = want.view_mut([tokens, width]);
-            swiglu::forward(&host, on_host.view([tokens, 2 * width]), want_view).unwrap();
-            let want = swiglu_bits(&host, &on_host, &want);
-
-            let [x, weight] = [upload_as(ctx, Bf16, &operands.a), upload_as(ctx, Bf16, &operands.b)];
-            let mut out = poisoned(ctx, Bf16, [tokens * width]);
-            plain = poisoned(ctx, Bf16, [tokens * 2 * width]);
-            let (tile, kernel) = tile.with_swiglu().unwrap();
-            let args: [Arg<'_, _>; 7] = [
-                x.view([x.len()]).into(),
-                weight.view([weight.len()]).into(),
-                plain.view_mut([tokens * 2 * width]).into(),
-                out.view_mut([tokens * width]).into(),
-                (tokens as u32).into(),
-                (width as u32).into(),
-                136_u32.into(),
-            ];
-            ctx.device.driver().launch(kernel, tile.launch_config(shape), &args).unwrap();
-            assert!(swiglu_bits(ctx, &plain, &out) == want, "{kernel}: {shape:?}");
-
-            let mut gate_up = poisoned(ctx, Bf16, [tokens * 2 * width]);
-            let (x, weight) = (x.view([tokens, 136]), weight.view([2 * width, 136]));
-            let (wide, narrow) = (gate_up.view_mut([tokens, 2 * width]), out.view_mut([tokens, width]));
-            gemm::linear_swiglu(ctx, x, weight, wide, narrow).unwrap();
-            assert!(swiglu_bits(ctx, &gate_up, &out) == want, "through the front door: {shape:?}");
-        }
-    });
-}
-
-#[test]
-fn gemm_rounds_an_f32_operand_to_bf16_where_the_other_one_is_bf16() {
-    let shape = GemmShape { m: 40, n: 24, k: 48 };
-    let finer = |values: Vec<f64>| values.iter().map(|x| x * 1.2345).collect::<Vec<_>>();
-    for_each_setting(|ctx| {
-        let Operands { a, b, old, .. } = operands(shape);
-        let operands = Operands { shape, a: finer(a), b: finer(b), old };
-        for layout in LAYOUTS {
-            for dtypes in [[F32, Bf16, F32], [Bf16, F32, F32]] {
-                let run = |dtypes| {
-                    let c = launch(ctx, Tile::Converting, layout, &operands, dtypes, Write::Replace);
-                    bits(ctx, &c)
-                };
-                assert!(run(dtypes) == run([Bf16, Bf16, F32]), "{layout:?} {dtypes:?}");
-            }
-        }
-    });
-}
-
-#[test]
-fn gemm_of_no_terms_is_the_bias_or_leaves_what_was_there() {
+fn of_no_terms_is_the_bias_or_leaves_what_was_there() {
     for_each_setting(|ctx| {
         for dtype in FLOATS {
             let none = upload_as(ctx, dtype, &[]);
@@ -323,46 +202,4 @@ fn gemm_of_no_terms_is_the_bias_or_leaves_what_was_there() {
             assert_eq!(download(ctx, &dweight), [0.5; 6]);
         }
     });
-}
-
-#[test]
-fn gemm_gives_the_same_bits_twice() {
-    let operands = operands(SHAPES[0]);
-    let ctx = context(Settings::default());
-    for layout in LAYOUTS {
-        let run = || bits(&ctx, &launch(&ctx, Tile::Small, layout, &operands, [Bf16; 3], Write::Replace));
-        assert!(run() == run(), "{layout:?}");
-    }
-}
-
-#[test]
-fn gemm_has_no_bank_conflicts_and_moves_whole_sectors() {
-    let ctx = context(Settings { count_accesses: true, ..Settings::default() });
-    for tile in TILES {
-        let [m, n] = tile.extents();
-        let operands = operands(GemmShape { m, n, k: 256 });
-        for layout in LAYOUTS {
-            for (dtype, write) in [(F32, Write::Add), (Bf16, Write::Replace)] {
-                ctx.device.driver().take_counters();
-                launch(&ctx, tile, layout, &operands, [Bf16, Bf16, dtype], write);
-                let counters = ctx.device.driver().counters();
-                let name = format!("{tile:?} {layout:?} {dtype}: {counters:?}");
-                assert!(counters.shared_accesses > 0 && counters.global_accesses > 0, "{name}");
-                assert_eq!(counters.shared_wavefronts, counters.shared_wavefronts_at_best, "{name}");
-                assert_eq!(counters.global_sectors, counters.global_sectors_at_best, "{name}");
-            }
-        }
-    }
-}
-
-#[test]
-fn gemm_casts_agree_with_those_of_the_elementwise_family() {
-    let ctx = context(Settings::default());
-    let shape = GemmShape { m: 8, n: 8, k: 16 };
-    let operands = operands(shape);
-    let sums = launch(&ctx, Tile::Small, Nt, &operands, [Bf16, Bf16, F32], Write::Replace);
-    let mut rounded = poisoned(&ctx, Bf16, [8, 8]);
-    elementwise::cast(&ctx, sums.view([64]), rounded.view_mut([64])).unwrap();
-    let c = launch(&ctx, Tile::Small, Nt, &operands, [Bf16; 3], Write::Replace);
-    assert_eq!(bits(&ctx, &c), bits(&ctx, &rounded), "rounded once, to nearest even");
 }
