@@ -8,7 +8,7 @@ mod gpu;
 use tisserand_kernels::{Context, Cpu, DType};
 
 #[cfg(feature = "emulator")]
-pub(crate) use emulated::{Dev, context, for_each_setting, in_one_setting, with_warps_of_64};
+pub(crate) use emulated::{Dev, context, counting, for_each_setting, in_one_setting, with_warps_of_64};
 #[cfg(not(feature = "emulator"))]
 pub(crate) use gpu::{Dev, for_each_setting, in_one_setting, with_warps_of_64};
 
@@ -24,12 +24,4 @@ const CAPACITY_BYTES: usize = 16 << 20;
 /// If there is no memory for it.
 pub(crate) fn cpu() -> Context<Cpu> {
     Context::new(Cpu::new(1).expect("CPU device"), CAPACITY_BYTES).expect("arena")
-}
-
-/// Runs `body` with accesses counted.
-///
-/// # Panics
-/// As [`for_each_setting`].
-pub(crate) fn counting(body: impl Fn(&Context<Dev>)) {
-    run(Settings { count_accesses: true, ..Settings::default() }, body);
 }

@@ -37,6 +37,14 @@ pub(crate) fn with_warps_of_64(body: impl Fn(&Context<Dev>)) {
     run(random, &body);
 }
 
+/// Runs `body` with accesses counted.
+///
+/// # Panics
+/// As [`for_each_setting`].
+pub(crate) fn counting(body: impl Fn(&Context<Dev>)) {
+    run(Settings { count_accesses: true, ..Settings::default() }, body);
+}
+
 fn settings(warp_size: u32) -> [Settings; 4] {
     let with = |schedule, completion| Settings { schedule, completion, warp_size, ..Settings::default() };
     [
