@@ -104,7 +104,7 @@ DEVICE u32 next_of(Global<const u32> tokens, u32 token, u64 t, u64 num_tokens, b
     for (u64 at = begin / TOKENS_PER_LANE * TOKENS_PER_LANE; at < num_tokens; at += TOKENS_PER_WARP) {
         const u64 first = at + lane_index() * TOKENS_PER_LANE;
         const u32 found = matches(tokens, token, first, begin, num_tokens, aligned);
-        const u64 lanes = ballot(found != 0);
+        const u64 lanes = lanes_where(found != 0);
         if (lanes != 0) {
             const u32 lane = lowest_set_bit(lanes);
             return u32(at) + lane * TOKENS_PER_LANE + lowest_set_bit(shuffle(found, lane));
