@@ -7,14 +7,14 @@
 mod support;
 
 mod adamw;
-mod cross_entropy;
-mod embedding;
-mod grad_norm;
-mod philox;
-mod step_scalars;
 mod attention;
+mod cross_entropy;
 mod elementwise;
+mod embedding;
+mod gemm;
+mod grad_norm;
 #[cfg(feature = "emulator")]
 mod mistakes;
+mod philox;
+mod step_scalars;
 mod streams;
-mod gemm;
