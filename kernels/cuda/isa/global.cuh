@@ -171,7 +171,7 @@ DEVICE void store_pack_once(Global<T> x, u64 i, Pack<T> pack SITE) {
 #endif
 }
 
-// The 8 bytes from element i, whose address must be a multiple of 8. ld.global.v2 (9.7.8.8).
+// The 8 bytes from element i, whose address must be a multiple of 8. ld.global.v2 (9.7.9.8).
 template <class T>
 DEVICE HalfPack<typename Plain<T>::Type> load_half_pack(Global<T> x, u64 i SITE) {
     using Value = typename Plain<T>::Type;
@@ -183,7 +183,7 @@ DEVICE HalfPack<typename Plain<T>::Type> load_half_pack(Global<T> x, u64 i SITE)
 #endif
 }
 
-// 8 bytes to element i, whose address must be a multiple of 8. st.global.v2 (9.7.8.11).
+// 8 bytes to element i, whose address must be a multiple of 8. st.global.v2 (9.7.9.11).
 template <class T>
 DEVICE void store_half_pack(Global<T> x, u64 i, HalfPack<T> pack SITE) {
 #if ON_GPU

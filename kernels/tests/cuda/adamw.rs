@@ -8,7 +8,9 @@ use tisserand_kernels::ops::step_scalars::{StepScalars, WORDS};
 use tisserand_kernels::testing::{bits, normal_f64, poisoned, upload, upload_as};
 use tisserand_kernels::{Block, Context, DType, Device};
 
-use crate::support::{Dev, FLOATS, counting, cpu, for_each_setting, with_warps_of_64};
+#[cfg(feature = "emulator")]
+use crate::support::counting;
+use crate::support::{Dev, FLOATS, cpu, for_each_setting, with_warps_of_64};
 
 use DType::{Bf16, F32};
 
@@ -176,6 +178,7 @@ fn a_skipped_step_touches_nothing() {
     });
 }
 
+#[cfg(feature = "emulator")]
 #[test]
 fn whole_sectors_are_written_and_read() {
     const LEN: u64 = 1 << 13;

@@ -7,7 +7,9 @@ use tisserand_kernels::testing::{
 };
 use tisserand_kernels::{Block, Context, DType, Device};
 
-use crate::support::{Dev, context, counting, cpu, for_each_setting, with_warps_of_64};
+#[cfg(feature = "emulator")]
+use crate::support::counting;
+use crate::support::{Dev, cpu, for_each_setting, in_one_setting, with_warps_of_64};
 
 /// The partials of `len` elements from element `start` of a block.
 fn partials<D: Device>(ctx: &Context<D>, start: usize, len: usize) -> Block<D> {
@@ -75,7 +77,7 @@ fn tree_sum_has_the_bits_of_the_tree_seen_from_its_root() {
 /// Three levels.
 #[test]
 fn tree_sum_of_a_million_leaves() {
-    assert_trees(&context(Default::default()), [CHUNK * CHUNK + CHUNK + 1].into_iter());
+    in_one_setting(|ctx| assert_trees(ctx, [CHUNK * CHUNK + CHUNK + 1].into_iter()));
 }
 
 /// A leaf that is carried up alone is added to nothing, not even to zero.
@@ -88,6 +90,7 @@ fn tree_sum_keeps_the_sign_of_zero() {
     });
 }
 
+#[cfg(feature = "emulator")]
 #[test]
 fn whole_chunks_are_read_by_whole_sectors() {
     counting(|ctx| {

@@ -4,7 +4,9 @@ use tisserand_kernels::ops::philox::{self, GlobalIndex, NormalParams, normal_at}
 use tisserand_kernels::testing::{bits, poisoned};
 use tisserand_kernels::{Context, DType, Device};
 
-use crate::support::{Dev, context, counting, cpu, for_each_setting, with_warps_of_64};
+#[cfg(feature = "emulator")]
+use crate::support::counting;
+use crate::support::{Dev, cpu, for_each_setting, in_one_setting, with_warps_of_64};
 
 fn params(index: GlobalIndex) -> NormalParams {
     let tensor_key = philox::tensor_key("model.layers.0.mlp.up_proj.weight");
@@ -52,13 +54,15 @@ fn normal_numbers_have_the_bits_of_the_cpu() {
 fn many_normal_numbers_are_those_of_the_definition_scaled_and_moved() {
     const LEN: usize = 200_000;
     let params = NormalParams { std: 0.02, mean: -1.5, ..params(GlobalIndex::contiguous(6)) };
-    let got = normal(&context(Default::default()), &params, 0, LEN);
-    for (i, got) in got[..LEN].iter().enumerate() {
-        let want = normal_at(params.seed, params.tensor_key, 6 + i as u64).mul_add(0.02, -1.5);
-        assert_eq!(*got, want.to_bits(), "element {i}");
-    }
+    in_one_setting(|ctx| {
+        for (i, got) in normal(ctx, &params, 0, LEN)[..LEN].iter().enumerate() {
+            let want = normal_at(params.seed, params.tensor_key, 6 + i as u64).mul_add(0.02, -1.5);
+            assert_eq!(*got, want.to_bits(), "element {i}");
+        }
+    });
 }
 
+#[cfg(feature = "emulator")]
 #[test]
 fn aligned_numbers_are_written_by_whole_sectors() {
     counting(|ctx| {

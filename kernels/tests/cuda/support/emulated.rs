@@ -37,6 +37,14 @@ pub(crate) fn with_warps_of_64(body: impl Fn(&Context<Dev>)) {
     run(random, &body);
 }
 
+/// Runs `body` with accesses counted.
+///
+/// # Panics
+/// As [`for_each_setting`].
+pub(crate) fn counting(body: impl Fn(&Context<Dev>)) {
+    run(Settings { count_accesses: true, ..Settings::default() }, body);
+}
+
 fn settings(warp_size: u32) -> [Settings; 4] {
     let with = |schedule, completion| Settings { schedule, completion, warp_size, ..Settings::default() };
     [
@@ -72,12 +80,4 @@ pub(crate) fn assert_coalesced(what: &str, ratio: f64, run: impl FnOnce(&Context
     assert!(counters.global_accesses > 0, "{what}: no accesses were counted");
     let (sectors, at_best) = (counters.global_sectors as f64, counters.global_sectors_at_best as f64);
     assert!(sectors <= ratio * at_best, "{what}: {counters:?}");
-}
-
-/// Runs `body` on a device that counts accesses; what it counted. On a GPU, nothing: nothing counts there.
-///
-/// # Panics
-/// Where `body` does.
-pub(crate) fn counting(body: impl Fn(&Context<Dev>)) {
-    body(&context(Settings { count_accesses: true, ..Settings::default() }));
 }
