@@ -15,7 +15,8 @@ use tisserand_kernels::{Block, DType, Device, KernelError};
 use crate::{Audit, Collective, Failure, Pending};
 
 /// How elements of several ranks are combined. Floating-point sums are in f32, whatever the storage, in the
-/// fixed order of [`tisserand_kernels::ops::elementwise::combine`]: a tree over the ranks.
+/// fixed order of [`tisserand_kernels::ops::elementwise::combine`]: a tree over the ranks. (Between GPUs that is a choice: see
+/// [`nccl::Sums`](crate::nccl::Sums).)
 pub use tisserand_kernels::ops::elementwise::Combine as ReduceOp;
 
 /// One collective, without its block. With `n` ranks and a block of `len` elements, *slice* i is the

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use tisserand_kernels::{Block, Class, Device};
+use tisserand_kernels::{Block, Class, DType, Device};
 
 use crate::axes::Queue;
 use crate::communicator::{Call, CommError, Communicator};
-use crate::{Audit, Collective, Failure, Pending, mpi};
+use crate::{Audit, Collective, Failure, Pending, mpi, nccl};
 
 /// What calls take from the arena besides their blocks, from `start` to `wait`: it depends on the communicator,
 /// and a dry run must know.
@@ -18,14 +18,17 @@ pub enum Workspace {
     None,
     /// What [`mpi::workspace_elements`] says.
     Mpi,
+    /// What [`nccl::workspace_elements`] says.
+    Nccl(nccl::Sums),
 }
 
 impl Workspace {
-    /// Elements of a call on a block of `len` elements by `size` ranks, of the block's dtype.
-    pub fn elements(self, call: Call, size: usize, len: usize) -> usize {
+    /// Elements of a call on a block of `len` elements of `dtype` by `size` ranks; they are of that dtype too.
+    pub fn elements(self, call: Call, size: usize, len: usize, dtype: DType) -> usize {
         match self {
             Workspace::None => 0,
             Workspace::Mpi => mpi::workspace_elements(call, size, len),
+            Workspace::Nccl(sums) => nccl::workspace_elements(sums, call, size, len, dtype),
         }
     }
 }
@@ -75,7 +78,7 @@ impl<D: Device> Communicator<D> for Imagined {
         call.check(self.rank, self.size, len)?;
         let payload_bytes = call.payload_bytes(len, dtype);
         self.audit.count(call.kind(), payload_bytes);
-        let workspace = match self.workspace.elements(call, self.size, len) {
+        let workspace = match self.workspace.elements(call, self.size, len, dtype) {
             0 => None,
             elements => Some(block.sibling(Class::Communication, dtype, elements)?),
         };
@@ -111,7 +114,7 @@ impl<D: Device> Communicator<D> for Imagined {
 mod tests {
     use super::*;
     use crate::ReduceOp;
-    use tisserand_kernels::{Context, Cpu, DType};
+    use tisserand_kernels::{Context, Cpu};
 
     #[test]
     fn workspace_is_taken_by_start_and_given_back_by_wait() {

@@ -17,6 +17,19 @@ enum State<D: Storage> {
     Done(Block<D>),
     Imagined { ended: Ended<D>, on_wait: Option<Box<dyn FnOnce() + Send>> },
     UnderWay(Arc<Shared<D>>),
+    Queued(Box<dyn Queued<D>>),
+}
+
+/// A collective that the waiting thread may have to do something for.
+pub trait Queued<D: Storage>: Send {
+    /// As [`Pending::wait`].
+    ///
+    /// # Errors
+    /// What the collective met.
+    fn wait(self: Box<Self>) -> Result<Block<D>, CommError>;
+
+    /// As [`Pending::is_done`].
+    fn is_done(&self) -> bool;
 }
 
 struct Shared<D: Storage> {
@@ -69,6 +82,11 @@ impl<D: Storage> Pending<D> {
         Pending { state: State::Imagined { ended: Ended { block, workspace }, on_wait } }
     }
 
+    /// A collective of which `queued` knows more.
+    pub fn queued(queued: Box<dyn Queued<D>>) -> Self {
+        Pending { state: State::Queued(queued) }
+    }
+
     /// A collective that another thread carries out, and that no trace shows.
     pub fn under_way() -> (Completion<D>, Self) {
         Self::with(None)
@@ -89,10 +107,12 @@ impl<D: Storage> Pending<D> {
         match &self.state {
             State::Done(_) | State::Imagined { .. } => true,
             State::UnderWay(shared) => shared.result().is_some(),
+            State::Queued(queued) => queued.is_done(),
         }
     }
 
-    /// The block, once it holds the result; parks until then.
+    /// The block, for work queued from now on by the handle that its collective was begun with: on a GPU the host
+    /// goes on at once and the stream waits. Elsewhere parks until the block holds the result.
     ///
     /// # Errors
     /// What the collective met: ranks that called something else, a rank that is late or dead.
@@ -115,6 +135,7 @@ impl<D: Storage> Pending<D> {
                 drop(workspace);
                 Ok(block)
             }
+            State::Queued(queued) => queued.wait(),
         }
     }
 }

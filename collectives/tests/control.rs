@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{each_rank, impatient, worlds};
+use support::{again, each_rank, impatient, worlds};
 use tisserand_collectives::control::Combine;
-use tisserand_collectives::{Channel, Failure};
+use tisserand_collectives::{Channel, Failure, Meeting};
 
 /// News of a failure that is known must be everywhere by then.
 const SOON: Duration = Duration::from_secs(2);
@@ -242,5 +242,60 @@ fn a_rank_that_does_not_come_to_a_round_in_a_step_is_late_and_named() {
         assert!(failures.iter().all(|failure| *failure == failures[0]), "{name}: {failures:?}");
         assert_eq!((failures[0].rank, failures[0].exit_code), (late, 1), "{name}: {}", failures[0]);
         assert!(failures[0].cause.starts_with("late: rank "), "{name}: {}", failures[0]);
+    }
+}
+
+#[test]
+fn some_ranks_meet_and_the_others_need_not_know() {
+    for (name, world) in worlds() {
+        let size = world.len();
+        each_rank(world, |plane| {
+            let me = plane.rank();
+            // Odd and even ranks, at the same time.
+            let members: Arc<[usize]> = (0..size).filter(|rank| rank % 2 == me % 2).collect();
+            let meetings: Vec<Meeting> = (0..3)
+                .map(|i| Meeting { number: 10 * i + me as u64 % 2, members: Arc::clone(&members) })
+                .collect();
+            for meeting in &meetings {
+                plane.bring(meeting, vec![me as u8; 1 + meeting.number as usize]);
+            }
+            // In another order than brought.
+            for meeting in meetings.iter().rev() {
+                let brought = plane.brought(meeting, "a test", Duration::from_secs(20)).unwrap();
+                let expected: Vec<Vec<u8>> =
+                    members.iter().map(|rank| vec![*rank as u8; 1 + meeting.number as usize]).collect();
+                assert_eq!(brought, expected, "{name}");
+            }
+            // Rank 0, by which all meet, stays to the end.
+            plane.barrier(Channel::Step).unwrap();
+        });
+    }
+}
+
+#[test]
+fn who_does_not_come_to_a_meeting_is_named() {
+    for name in ["memory", "tcp"] {
+        // Rank 0 is no member: it must answer all the same.
+        let failures = each_rank(again(name, 4), |plane| {
+            let members: Arc<[usize]> = Arc::new([1, 2, 3]);
+            let meeting = Meeting { number: 7, members };
+            if plane.rank() % 2 == 1 {
+                plane.bring(&meeting, vec![]);
+                let patience = Duration::from_millis(200);
+                return Some(plane.brought(&meeting, "tp all_gather #3", patience).unwrap_err());
+            }
+            // A rank that ends would be named for that.
+            while plane.failure().is_none() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            None
+        });
+        for failure in failures.into_iter().flatten() {
+            assert_eq!(failure.rank, 2, "{name}: {failure}");
+            let text = failure.to_string();
+            for word in ["(from run.collective_timeout_s) in tp all_gather #3", "for rank 2"] {
+                assert!(text.contains(word), "{name}: {text}");
+            }
+        }
     }
 }

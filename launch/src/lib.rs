@@ -2,7 +2,7 @@
 //!
 //! - [`cli`]: the vocabulary of commands. Start here.
 //! - [`commands`]: one file per command.
-//! - [`world`]: the ranks of a run; `processes`: ranks that are processes, behind the feature `mpi`.
+//! - [`world`]: the ranks of a run; `processes`: ranks that are processes, behind the features `mpi` and `nccl`.
 //! - [`device`]: the one `match` that chooses a device.
 //! - [`mod@env`]: the only place that reads the environment; [`signals`]: the only one that handles signals.
 //! - [`ranks`]: which rank this process is, as its launcher says; [`hostlist`]: Slurm's lists of hosts.
@@ -13,7 +13,7 @@ pub mod device;
 pub mod env;
 pub mod hostlist;
 pub mod output;
-#[cfg(feature = "mpi")]
+#[cfg(feature = "processes")]
 pub mod processes;
 pub mod ranks;
 pub mod signals;

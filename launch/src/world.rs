@@ -22,7 +22,7 @@ pub enum World {
     /// So many threads of this process.
     Threads(usize),
     /// Processes, of which this is one.
-    #[cfg(feature = "mpi")]
+    #[cfg(feature = "processes")]
     Processes,
 }
 
@@ -40,12 +40,12 @@ impl World {
                 "--ranks {threads} makes ranks of threads, but this process is {described}; hint: one process for \
                  --ranks, or leave --ranks out"
             ))),
-            #[cfg(feature = "mpi")]
+            #[cfg(feature = "processes")]
             None => Ok(World::Processes),
-            #[cfg(not(feature = "mpi"))]
+            #[cfg(not(feature = "processes"))]
             None => Err(Error::input(format!(
-                "this program was built without MPI, but this process is {described}; hint: cargo build --release \
-                 --features mpi, or one process with --ranks {} for threads of one machine",
+                "this program was built without MPI and NCCL, but this process is {described}; hint: cargo build \
+                 --release --features mpi (nccl for GPUs), or one process with --ranks {} for threads of one machine",
                 ranks.world_size
             ))),
         }
@@ -57,7 +57,7 @@ impl World {
     pub fn size(&self, ranks: &Ranks) -> usize {
         match *self {
             World::Threads(threads) => threads.max(ranks.world_size),
-            #[cfg(feature = "mpi")]
+            #[cfg(feature = "processes")]
             World::Processes => ranks.world_size,
         }
     }
@@ -79,7 +79,7 @@ impl World {
                 }
                 crate::threads::join(threads, &Terms::of(config), body)
             }
-            #[cfg(feature = "mpi")]
+            #[cfg(feature = "processes")]
             World::Processes => crate::processes::join(ranks, config, body),
         }
     }
@@ -208,23 +208,23 @@ mod tests {
         );
     }
 
-    #[cfg(not(feature = "mpi"))]
+    #[cfg(not(feature = "processes"))]
     #[test]
-    fn a_build_without_mpi_says_what_to_build() {
+    fn a_build_for_threads_alone_says_what_to_build() {
         let error = World::new(&ranks("2"), None).unwrap_err();
         let text = error.to_string();
         assert_eq!(error.exit_code(), 2);
         assert!(
-            text.starts_with("this program was built without MPI, but this process is rank 0 of 2"),
+            text.starts_with("this program was built without MPI and NCCL, but this process is rank 0 of 2"),
             "{text}"
         );
         assert!(
-            text.contains("hint: cargo build --release --features mpi, or one process with --ranks 2"),
+            text.contains("--release --features mpi (nccl for GPUs), or one process with --ranks 2"),
             "{text}"
         );
     }
 
-    #[cfg(feature = "mpi")]
+    #[cfg(feature = "processes")]
     #[test]
     fn ranks_of_a_launcher_are_processes() {
         assert_eq!(World::new(&ranks("2"), None).unwrap(), World::Processes);

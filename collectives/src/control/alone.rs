@@ -1,11 +1,17 @@
 //! The control plane of one rank: its own word is the agreement.
 
-use super::{Channel, Combine, ControlPlane, Failure, Progress, RankReport};
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::{Channel, Combine, ControlPlane, Failure, Meeting, Progress, RankReport, lock};
 
 /// One rank alone.
 #[derive(Debug, Default)]
 pub struct Alone {
     progress: Progress,
+    /// By the number of the meeting.
+    brought: Mutex<HashMap<u64, Vec<u8>>>,
 }
 
 impl ControlPlane for Alone {
@@ -27,6 +33,14 @@ impl ControlPlane for Alone {
 
     fn broadcast(&self, _channel: Channel, bytes: Vec<u8>) -> Result<Vec<u8>, Failure> {
         Ok(bytes)
+    }
+
+    fn bring(&self, meeting: &Meeting, bytes: Vec<u8>) {
+        lock(&self.brought).insert(meeting.number, bytes);
+    }
+
+    fn brought(&self, meeting: &Meeting, _: &str, _: Duration) -> Result<Vec<Vec<u8>>, Failure> {
+        Ok(lock(&self.brought).remove(&meeting.number).into_iter().collect())
     }
 
     fn progress(&self) -> &Progress {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use super::board::Board;
 use super::inbox::{Hook, Inbox, run};
 use super::rounds::{Call, Key, Outcome, Rounds};
-use super::{Failure, lock};
+use super::{Channel, Failure, lock};
 
 /// What came of a round, for the ranks that all get the same.
 pub(super) struct Delivery {
@@ -69,6 +69,10 @@ impl Hub {
 
     /// `rank` comes to a round.
     pub(super) fn deposit(&self, rank: usize, key: Key, call: Call) {
+        let members = match &call {
+            Call::Meet { members, .. } => Some(members.clone()),
+            _ => None,
+        };
         // The lock is released before anybody is told.
         let met = lock(&self.rounds).deposit(rank, key, call);
         match met {
@@ -80,6 +84,10 @@ impl Hub {
             }
             Ok(Some(outcome)) => {
                 let delivery = Delivery::new(key, outcome);
+                if let Some(members) = members {
+                    let seats = members.iter().rev().map(|member| &self.seats[*member as usize]);
+                    return seats.for_each(|seat| seat.deliver(Arc::clone(&delivery)));
+                }
                 self.seats.iter().rev().for_each(|seat| seat.deliver(Arc::clone(&delivery)));
             }
             Err(failure) => self.fail(failure),
@@ -89,6 +97,14 @@ impl Hub {
     /// See [`Rounds::late`].
     pub(super) fn late(&self, rank: usize, key: Key, waited: &str) -> Option<Failure> {
         lock(&self.rounds).late(rank, key, waited)
+    }
+
+    /// `rank` has waited too long at the meeting of this number: who is late there fails.
+    pub(super) fn blame_late(&self, rank: usize, meeting: u64, waited: &str) {
+        let key = Key { channel: Channel::Calls, sequence: meeting };
+        if let Some(failure) = self.late(rank, key, waited) {
+            self.fail(failure);
+        }
     }
 
     /// Tells all ranks; only the first failure counts.

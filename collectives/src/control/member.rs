@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::inbox::{Hook, Inbox, run};
 use super::rounds::{Call, Key, Outcome};
-use super::{Channel, Combine, ControlPlane, Failure, Progress, RankReport};
+use super::{Channel, Combine, ControlPlane, Failure, Meeting, Progress, RankReport};
 
 /// How long a rank that fails waits to hear from the hub whose failure was the first.
 const ECHO: Duration = Duration::from_secs(2);
@@ -38,7 +38,7 @@ pub(super) struct Member {
     inbox: Arc<Inbox>,
     progress: Progress,
     /// The number of the next round, by channel.
-    next: [AtomicU64; 3],
+    next: [AtomicU64; 4],
     route: Arc<dyn Route>,
     /// See [`Memory::with_patience`](super::Memory::with_patience).
     patience: Option<Duration>,
@@ -77,6 +77,18 @@ impl Member {
                 "{:.0} s (from run.collective_timeout_s)",
                 patience.unwrap_or_default().as_secs_f64()
             );
+            if let Some(failure) = self.route.late(key, &waited) {
+                self.fail(failure);
+            }
+        }
+    }
+
+    fn meet(&self, key: Key, subject: &str, patience: Duration) -> Result<Outcome, Failure> {
+        let waited = format!("{:.0} s (from run.collective_timeout_s) in {subject}", patience.as_secs_f64());
+        loop {
+            if let Some(outcome) = self.inbox.wait(key, Some(patience))? {
+                return Ok(outcome);
+            }
             if let Some(failure) = self.route.late(key, &waited) {
                 self.fail(failure);
             }
@@ -151,6 +163,18 @@ impl<T: Joined> ControlPlane for T {
         }
     }
 
+    fn bring(&self, meeting: &Meeting, bytes: Vec<u8>) {
+        let members = meeting.members.iter().map(|member| *member as u32).collect();
+        self.member().route.deposit(meeting_key(meeting), Call::Meet { members, bytes });
+    }
+
+    fn brought(&self, meeting: &Meeting, subject: &str, patience: Duration) -> Result<Vec<Vec<u8>>, Failure> {
+        match self.member().meet(meeting_key(meeting), subject, patience)? {
+            Outcome::Met(all) if all.len() == meeting.members.len() => Ok(all),
+            _ => Err(self.member().unexpected("a meeting")),
+        }
+    }
+
     fn progress(&self) -> &Progress {
         &self.member().progress
     }
@@ -170,4 +194,8 @@ impl<T: Joined> ControlPlane for T {
     fn report(&self) -> Option<Vec<RankReport>> {
         self.member().route.report()
     }
+}
+
+fn meeting_key(meeting: &Meeting) -> Key {
+    Key { channel: Channel::Calls, sequence: meeting.number }
 }

@@ -4,7 +4,7 @@
 //! stop, votes on checkpoints, what each rank is doing ([`Progress`]), and the news that a rank has died
 //! ([`Failure`]), upon which every call on every rank returns that failure and nobody waits any more.
 //!
-//! - [`ControlPlane`]: what a rank sees of it. [`Alone`]: one rank; [`Memory`]: ranks that are threads of one
+//! - [`ControlPlane`]: what a rank sees of it; a [`Meeting`] is an agreement of some ranks. [`Alone`]: one rank; [`Memory`]: ranks that are threads of one
 //!   process; [`Tcp`]: processes, on one machine or many, which meet by a [`Rendezvous`].
 //! - `rounds` counts who has called, `hub` tells the ranks what came of it, `inbox` is where a rank waits,
 //!   `board` keeps what each rank was doing, `member` is what `Memory` and `Tcp` have in common.
@@ -21,7 +21,8 @@ pub mod progress;
 mod rounds;
 mod tcp;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 pub use alone::Alone;
 pub use failure::Failure;
@@ -45,6 +46,17 @@ pub enum Channel {
     Save,
     /// Communicators: what their libraries need to find each other.
     Setup,
+    /// Meetings of some ranks ([`ControlPlane::bring`]), which name themselves.
+    Calls,
+}
+
+/// A meeting of some of the ranks, at which each learns what the others have brought.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Meeting {
+    /// What tells it from every other meeting of the run; the same at all members.
+    pub number: u64,
+    /// Who comes: ranks in ascending order, this one among them.
+    pub members: Arc<[usize]>,
 }
 
 /// How the words of several ranks become one.
@@ -82,6 +94,16 @@ pub trait ControlPlane: Send + Sync {
     /// # Errors
     /// A failure on any rank.
     fn broadcast(&self, channel: Channel, bytes: Vec<u8>) -> Result<Vec<u8>, Failure>;
+
+    /// Brings this rank's bytes to a meeting, and returns at once. Once for each meeting.
+    fn bring(&self, meeting: &Meeting, bytes: Vec<u8>);
+
+    /// What every member has brought to a meeting, in the order of members; parks until all have. Once for each
+    /// meeting, after [`ControlPlane::bring`]. `subject` is what the meeting is for, in messages.
+    ///
+    /// # Errors
+    /// A failure on any rank. That of a member who does not come within `patience`.
+    fn brought(&self, meeting: &Meeting, subject: &str, patience: Duration) -> Result<Vec<Vec<u8>>, Failure>;
 
     /// Where this rank notes what it is doing.
     fn progress(&self) -> &Progress;

@@ -25,6 +25,11 @@ pub(super) enum Call {
     Gather(Vec<u8>),
     /// Of ranks other than 0, the bytes are not looked at.
     Broadcast(Vec<u8>),
+    /// Of some ranks only, in ascending order; below the world size.
+    Meet {
+        members: Vec<u32>,
+        bytes: Vec<u8>,
+    },
 }
 
 /// What comes of a round.
@@ -38,6 +43,8 @@ pub(super) enum Outcome {
     Nothing,
     /// Of a broadcast, at every rank.
     Bytes(Vec<u8>),
+    /// Of a meeting, at its members, in their order.
+    Met(Vec<Vec<u8>>),
 }
 
 /// What all ranks must agree on.
@@ -46,6 +53,7 @@ enum Fingerprint {
     Reduce { combine: Combine, words: usize },
     Gather,
     Broadcast,
+    Meet { members: usize },
 }
 
 impl Call {
@@ -54,6 +62,7 @@ impl Call {
             Call::Reduce { combine, words } => Fingerprint::Reduce { combine: *combine, words: words.len() },
             Call::Gather(_) => Fingerprint::Gather,
             Call::Broadcast(_) => Fingerprint::Broadcast,
+            Call::Meet { members, .. } => Fingerprint::Meet { members: members.len() },
         }
     }
 }
@@ -66,6 +75,7 @@ impl fmt::Display for Fingerprint {
             Fingerprint::Reduce { combine: Combine::Max, words } => write!(out, "a maximum of {words} words"),
             Fingerprint::Gather => write!(out, "a gather"),
             Fingerprint::Broadcast => write!(out, "a broadcast"),
+            Fingerprint::Meet { members } => write!(out, "a meeting of {members} ranks"),
         }
     }
 }
@@ -76,6 +86,7 @@ impl fmt::Display for Key {
             Channel::Step => "step",
             Channel::Save => "save",
             Channel::Setup => "setup",
+            Channel::Calls => "calls",
         };
         write!(out, "round {} of channel {channel}", self.sequence)
     }
@@ -91,14 +102,23 @@ struct Round {
 }
 
 impl Round {
-    fn open(world_size: usize, rank: usize, fingerprint: Fingerprint) -> Self {
+    fn open(world_size: usize, rank: usize, call: &Call) -> Self {
+        let fingerprint = call.fingerprint();
+        let mut present = vec![false; world_size];
         let so_far = match fingerprint {
             // Zero is neutral for both: words are unsigned.
             Fingerprint::Reduce { words, .. } => Outcome::Words(vec![0; words]),
             Fingerprint::Gather => Outcome::Gathered(vec![Vec::new(); world_size]),
             Fingerprint::Broadcast => Outcome::Bytes(Vec::new()),
+            Fingerprint::Meet { members } => Outcome::Met(vec![Vec::new(); members]),
         };
-        Round { fingerprint, first: rank, present: vec![false; world_size], missing: world_size, so_far }
+        if let Call::Meet { members, .. } = call {
+            // Nobody waits for who is no member.
+            present.fill(true);
+            members.iter().for_each(|member| present[*member as usize] = false);
+        }
+        let missing = present.iter().filter(|present| !**present).count();
+        Round { fingerprint, first: rank, present, missing, so_far }
     }
 
     fn add(&mut self, rank: usize, call: Call) {
@@ -113,6 +133,11 @@ impl Round {
             }
             (Outcome::Gathered(all), Call::Gather(bytes)) => all[rank] = bytes,
             (Outcome::Bytes(all), Call::Broadcast(bytes)) if rank == 0 => *all = bytes,
+            (Outcome::Met(all), Call::Meet { members, bytes }) => {
+                if let Some(place) = members.iter().position(|member| *member as usize == rank) {
+                    all[place] = bytes;
+                }
+            }
             _ => {}
         }
         self.present[rank] = true;
@@ -138,7 +163,12 @@ impl Rounds {
     pub(super) fn deposit(&mut self, rank: usize, key: Key, call: Call) -> Result<Option<Outcome>, Failure> {
         let world_size = self.left.len();
         let here = call.fingerprint();
-        let round = self.open.entry(key).or_insert_with(|| Round::open(world_size, rank, here));
+        if let Call::Meet { members, .. } = &call
+            && members.iter().any(|member| *member as usize >= world_size)
+        {
+            return Err(Failure::fault(rank, format!("called {here} with ranks beyond {world_size}")));
+        }
+        let round = self.open.entry(key).or_insert_with(|| Round::open(world_size, rank, &call));
         if round.fingerprint != here {
             let (first, there) = (round.first, round.fingerprint);
             let cause = format!("called {here} as {key}, where rank {first} called {there}");
@@ -164,6 +194,10 @@ impl Rounds {
         let late: Vec<usize> = (0..self.left.len()).filter(absent).collect();
         let names = late.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
         let what = round.fingerprint;
+        if matches!(what, Fingerprint::Meet { .. }) {
+            let cause = format!("late: rank {rank} waited {waited}, for rank {names}");
+            return Some(Failure::fault(*late.first()?, cause));
+        }
         let cause = format!("late: rank {rank} waited {waited} in {what} as {key}, for rank {names}");
         Some(Failure::fault(*late.first()?, cause))
     }
@@ -264,6 +298,30 @@ mod tests {
         assert_eq!(rounds.late(1, STEP, "9 s").unwrap().rank, 2);
         rounds.deposit(2, STEP, sum(&[1])).unwrap();
         assert_eq!(rounds.late(0, STEP, "9 s"), None);
+    }
+
+    fn meet(members: &[u32], byte: u8) -> Call {
+        Call::Meet { members: members.to_vec(), bytes: vec![byte] }
+    }
+
+    #[test]
+    fn a_meeting_waits_for_its_members_alone() {
+        let key = Key { channel: Channel::Calls, sequence: u64::MAX };
+        let mut rounds = Rounds::new(4);
+        rounds.leave(0).unwrap();
+        assert_eq!(rounds.deposit(3, key, meet(&[1, 3], 7)), Ok(None));
+        let late = rounds.late(3, key, "9 s in tp all_gather #3").unwrap();
+        assert_eq!(late.to_string(), "rank 1: late: rank 3 waited 9 s in tp all_gather #3, for rank 1");
+        assert_eq!(rounds.deposit(1, key, meet(&[1, 3], 8)), Ok(Some(Outcome::Met(vec![vec![8], vec![7]]))));
+        assert_eq!(rounds.deposit(1, key, meet(&[1, 2], 8)), Ok(None));
+        let failure = rounds.leave(2).unwrap_err();
+        assert!(failure.to_string().ends_with("where rank 1 called a meeting of 2 ranks"), "{failure}");
+    }
+
+    #[test]
+    fn a_meeting_with_who_is_not_there_is_refused() {
+        let key = Key { channel: Channel::Calls, sequence: 1 };
+        assert!(Rounds::new(2).deposit(0, key, meet(&[0, 2], 0)).is_err());
     }
 
     #[test]

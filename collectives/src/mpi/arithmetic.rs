@@ -7,7 +7,7 @@ use tisserand_kernels::{Cpu, Storage, TensorRef};
 
 use super::job::Site;
 use super::memory::Buffers;
-use super::plan;
+use crate::messages;
 use crate::{CommError, ReduceOp};
 
 /// Elements that pass through one step of a combination, over all ranks: some milliseconds, after which other
@@ -38,11 +38,11 @@ pub(super) fn combine_some(
 ) -> Result<Option<usize>, CommError> {
     let Buffers { block: Some(block), workspace: Some(workspace), .. } = buffers else { return Ok(None) };
     let (len, size, rank) = (block.len(), site.size, site.rank);
-    let slice = plan::slice(len, size, rank);
+    let slice = messages::slice(len, size, rank);
     let piece = (COMBINED_AT_ONCE / size).max(1024).min(slice.len() - done);
     let others: Vec<TensorRef<'_, Cpu>> = (0..size)
         .filter(|peer| *peer != rank)
-        .map(|peer| workspace.range(plan::slot(len, size, rank, peer).start + done, [piece]))
+        .map(|peer| workspace.range(messages::slot(len, size, rank, peer).start + done, [piece]))
         .collect();
     let (before, after) = others.split_at(rank);
     let own = block.range_mut(slice.start + done, [piece]);

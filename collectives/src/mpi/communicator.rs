@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tisserand_kernels::{Block, Class, Cpu, Storage};
 
-use super::header::{Header, Kind};
 use super::job::{Job, Member, Name, Split, Task};
 use super::orders::Orders;
 use super::thread::{self, Start};
 use super::workspace_elements;
 use crate::control::CollectiveActivity;
+use crate::header::{Header, Kind};
 use crate::trace::{CarriedOut, Stream};
 use crate::{Audit, Call, Collective, CommError, Communicator, Failure, Pending, Progress};
 

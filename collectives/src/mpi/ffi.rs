@@ -106,14 +106,6 @@ impl Environment {
     }
 }
 
-/// Ends this process with `code`, now: the library's way out waits for other processes, which may be dead, and
-/// threads that are inside of its calls are not asked. Standard output keeps no whole line back.
-pub fn end_process(code: u8) -> ! {
-    // SAFETY: takes no memory of ours and does not return; handlers and destructors that it leaves out are the
-    // purpose.
-    unsafe { nix::libc::_exit(i32::from(code)) }
-}
-
 /// A communicator. Never freed: a run makes a handful, and the library frees them when it ends.
 #[derive(Clone, Copy)]
 pub(super) struct Comm {

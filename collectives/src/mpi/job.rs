@@ -7,7 +7,7 @@ use std::time::Duration;
 use tisserand_kernels::{Block, Cpu};
 
 use super::ffi::Comm;
-use super::header::Header;
+use crate::header::Header;
 use crate::{Call, CommError, Completion, Progress};
 
 /// A call's place in the calls of its communicator.

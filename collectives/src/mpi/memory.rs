@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use tisserand_kernels::{Block, Cpu};
 
-use super::plan;
+use crate::messages;
 
 /// The memory of one job.
 pub(super) struct Buffers {
@@ -17,7 +17,7 @@ pub(super) struct Buffers {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Memory {
     Headers,
-    Data(plan::Place),
+    Data(messages::Place),
 }
 
 /// A message: bytes of the memory, to or from a peer.
@@ -32,8 +32,8 @@ impl Message {
         Message { peer, memory: Memory::Headers, bytes }
     }
 
-    pub(super) fn data(message: &plan::Message, element_bytes: usize) -> Self {
-        let plan::Message { peer, place, elements } = message;
+    pub(super) fn data(message: &messages::Message, element_bytes: usize) -> Self {
+        let messages::Message { peer, place, elements } = message;
         let bytes = elements.start * element_bytes..elements.end * element_bytes;
         Message { peer: *peer, memory: Memory::Data(*place), bytes }
     }
@@ -65,8 +65,8 @@ impl Regions {
     pub(super) fn get(&self, memory: Memory) -> (*mut u8, usize) {
         match memory {
             Memory::Headers => self.headers,
-            Memory::Data(plan::Place::Block) => self.block,
-            Memory::Data(plan::Place::Workspace) => self.workspace,
+            Memory::Data(messages::Place::Block) => self.block,
+            Memory::Data(messages::Place::Workspace) => self.workspace,
         }
     }
 }

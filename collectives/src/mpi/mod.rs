@@ -4,8 +4,8 @@
 //! - `thread`: the one thread that calls MPI, for all communicators of the process. MPI_THREAD_FUNNELED is
 //!   enough. It looks after the jobs of every communicator in turn and never blocks in MPI, so a collective
 //!   that waits for a late rank holds up no other axis, and a failure or a timeout is noticed.
-//! - `orders`, `job`: what is asked of it. `running`: the steps of one call; `plan`: its messages; `header`: what
-//!   ranks tell each other of it; `arithmetic`: what is done with what has arrived.
+//! - `orders`, `job`: what is asked of it. `running`: the steps of one call, whose messages are those of
+//!   `messages.rs`; `arithmetic`: what is done with what has arrived.
 //! - `exchange`: messages under way; `memory`: where they lie; `ffi`: the calls of MPI.
 //!
 //! **MPI only moves bytes.** Every call is made of messages from one rank to another (`MPI_Isend`,
@@ -43,15 +43,11 @@ mod exchange;
 #[cfg(feature = "mpi")]
 mod ffi;
 #[cfg(feature = "mpi")]
-mod header;
-#[cfg(feature = "mpi")]
 mod job;
 #[cfg(feature = "mpi")]
 mod memory;
 #[cfg(feature = "mpi")]
 mod orders;
-#[cfg(any(feature = "mpi", test))]
-mod plan;
 #[cfg(feature = "mpi")]
 mod running;
 #[cfg(feature = "mpi")]
@@ -59,9 +55,6 @@ mod thread;
 
 #[cfg(feature = "mpi")]
 pub use communicator::{Handle, Mpi};
-
-#[cfg(feature = "mpi")]
-pub use ffi::end_process;
 
 use crate::Call;
 

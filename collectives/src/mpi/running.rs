@@ -8,10 +8,10 @@ use tisserand_kernels::Cpu;
 
 use super::arithmetic::{combine_some, copy_within};
 use super::exchange::{Exchange, Fault, Poll, Sending, Tags};
-use super::header::{Header, mismatch, unlike_pair};
 use super::job::{Job, Name, Site, Split, Task};
 use super::memory::{Buffers, Message};
-use super::plan::{self, After, Phase};
+use crate::header::{Header, mismatch, unlike_pair};
+use crate::messages::{self, After, Phase};
 use crate::{Call, CommError, Completion, Failure, ReduceOp};
 
 /// What is said between all ranks, of collectives and of what they move; then what is said about a message
@@ -65,7 +65,7 @@ impl Running {
             Task::Split(split) => (End::Split(split), None, None),
         };
         let phases = match (&end, &block) {
-            (End::Move(call, _), Some(block)) => plan::phases(*call, site.rank, site.size, block.len()),
+            (End::Move(call, _), Some(block)) => messages::phases(*call, site.rank, site.size, block.len()),
             _ => vec![],
         };
         let buffers = Buffers { headers: Vec::new(), block, workspace };
@@ -140,7 +140,7 @@ impl Running {
             return Stage::Over(buffers);
         };
         let element_bytes = buffers.block.as_ref().map_or(1, |block| block.dtype().size_bytes());
-        let messages = |messages: Vec<plan::Message>| {
+        let messages = |messages: Vec<messages::Message>| {
             messages.iter().map(|message| Message::data(message, element_bytes)).collect()
         };
         let (tags, sending) = match self.peer() {

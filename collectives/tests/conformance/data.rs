@@ -2,7 +2,7 @@
 
 use tisserand_collectives::{Call, Communicator, ReduceOp};
 use tisserand_kernels::ops::elementwise;
-use tisserand_kernels::{Block, Class, Context, Cpu, DType, TensorRef};
+use tisserand_kernels::{Block, Class, Context, Cpu, DType, Device, TensorRef, match_element};
 
 /// A number for every element of every rank; the same at every rank.
 pub(super) fn mix(seed: u64, rank: usize, i: usize) -> u64 {
@@ -29,44 +29,54 @@ pub(super) fn input(seed: u64, rank: usize, dtype: DType, len: usize) -> Vec<u8>
         .collect()
 }
 
-pub(super) fn block(ctx: &Context<Cpu>, dtype: DType, bytes: &[u8]) -> Block<Cpu> {
+pub(super) fn block<D: Device>(ctx: &Context<D>, dtype: DType, bytes: &[u8]) -> Block<D> {
     let len = bytes.len() / dtype.size_bytes();
     let mut block = ctx.arena.block(Class::Gradients, dtype, len).unwrap();
-    block.view_mut([len]).into_bytes().copy_from_slice(bytes);
+    match_element!(dtype, T => {
+        let mut values = vec![<T as bytemuck::Zeroable>::zeroed(); len];
+        bytemuck::cast_slice_mut(&mut values).copy_from_slice(bytes);
+        ctx.device.upload(&values, block.view_mut([len])).unwrap();
+    });
     block
 }
 
-pub(super) fn bytes(block: &Block<Cpu>) -> &[u8] {
-    block.view([block.len()]).as_bytes()
+pub(super) fn bytes<D: Device>(ctx: &Context<D>, block: &Block<D>) -> Vec<u8> {
+    let len = block.len();
+    match_element!(block.dtype(), T => {
+        let mut values = vec![<T as bytemuck::Zeroable>::zeroed(); len];
+        ctx.device.download(block.view([len]), &mut values).unwrap();
+        bytemuck::cast_slice(&values).to_vec()
+    })
 }
 
-/// The tree over all inputs, in the order of ranks.
-pub(super) fn combined(ctx: &Context<Cpu>, op: ReduceOp, dtype: DType, inputs: &[Vec<u8>]) -> Vec<u8> {
-    let mut first = block(ctx, dtype, &inputs[0]);
-    let others: Vec<Block<Cpu>> = inputs[1..].iter().map(|input| block(ctx, dtype, input)).collect();
+/// The tree over all inputs, in the order of ranks: what the host makes of them.
+pub(super) fn combined(op: ReduceOp, dtype: DType, inputs: &[Vec<u8>]) -> Vec<u8> {
+    let bytes_of_all = inputs.iter().map(|input| input.len().next_multiple_of(256)).sum();
+    let ctx = Context::new(Cpu::new(1).unwrap(), bytes_of_all).unwrap();
+    let mut first = block(&ctx, dtype, &inputs[0]);
+    let others: Vec<Block<Cpu>> = inputs[1..].iter().map(|input| block(&ctx, dtype, input)).collect();
     let others: Vec<TensorRef<'_, Cpu>> = others.iter().map(|other| other.view([other.len()])).collect();
     let len = first.len();
     elementwise::combine(&ctx.device, op, &[], first.view_mut([len]), &others).unwrap();
-    bytes(&first).to_vec()
+    bytes(&ctx, &first)
 }
 
 /// Runs a call on what `inputs` say, and checks every byte that the call defines.
-pub(super) fn check_call(
-    comm: &mut dyn Communicator<Cpu>,
-    ctx: &Context<Cpu>,
+pub(super) fn check_call<D: Device>(
+    comm: &mut dyn Communicator<D>,
+    ctx: &Context<D>,
     call: Call,
     dtype: DType,
     inputs: &[Vec<u8>],
 ) {
     let begun = comm.start(call, block(ctx, dtype, &inputs[comm.rank()])).unwrap();
     let got = begun.wait().unwrap();
-    check_result(comm.rank(), comm.size(), ctx, call, dtype, inputs, bytes(&got));
+    check_result(comm.rank(), comm.size(), call, dtype, inputs, &bytes(ctx, &got));
 }
 
 pub(super) fn check_result(
     rank: usize,
     size: usize,
-    ctx: &Context<Cpu>,
     call: Call,
     dtype: DType,
     inputs: &[Vec<u8>],
@@ -77,10 +87,10 @@ pub(super) fn check_result(
     let part = |bytes: usize, i: usize| i * bytes / size..(i + 1) * bytes / size;
     let all_bytes = inputs[rank].len();
     match call {
-        Call::AllReduce(op) => assert!(got == combined(ctx, op, dtype, inputs), "{what}"),
+        Call::AllReduce(op) => assert!(got == combined(op, dtype, inputs), "{what}"),
         Call::ReduceScatter(op) => {
             let own = part(all_bytes, rank);
-            assert!(got[own.clone()] == combined(ctx, op, dtype, inputs)[own], "{what}");
+            assert!(got[own.clone()] == combined(op, dtype, inputs)[own], "{what}");
         }
         Call::AllGather => {
             for i in 0..size {

@@ -1,12 +1,12 @@
 //! Ranks that do not make the same call.
 
 use tisserand_collectives::{Call, CommError, ReduceOp};
-use tisserand_kernels::DType;
+use tisserand_kernels::{DType, Device};
 
 use super::Rank;
 use super::data::{check_call, input, inputs};
 
-pub(super) fn ranks_that_differ_are_named(rank: &mut Rank<'_>) {
+pub(super) fn ranks_that_differ_are_named<D: Device>(rank: &mut Rank<'_, D>) {
     let (me, size) = (rank.world.rank(), rank.world.size());
     if size == 1 {
         return;
@@ -37,7 +37,7 @@ pub(super) fn ranks_that_differ_are_named(rank: &mut Rank<'_>) {
     }
 }
 
-pub(super) fn ends_of_a_message_that_differ_are_named(rank: &mut Rank<'_>) {
+pub(super) fn ends_of_a_message_that_differ_are_named<D: Device>(rank: &mut Rank<'_, D>) {
     let (me, size) = (rank.world.rank(), rank.world.size());
     let mut comm = rank.world.split("pp", 0, me).unwrap();
     let last = size - 1;

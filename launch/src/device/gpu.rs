@@ -27,7 +27,7 @@ pub(super) type Gpu = Cuda<Emulated>;
 pub(super) fn open(place: &Place) -> Result<(Gpu, String)> {
     let number = match place.link {
         Link::Alone | Link::Threads(_) => 0,
-        #[cfg(feature = "mpi")]
+        #[cfg(feature = "processes")]
         Link::Processes(_) => place.local_rank,
     };
     let driver = Cudarc::open(number)?;

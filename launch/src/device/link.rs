@@ -9,7 +9,7 @@ use tisserand_runtime::Result;
 
 #[cfg(feature = "gpu")]
 use super::gpu::Gpu;
-#[cfg(feature = "mpi")]
+#[cfg(feature = "processes")]
 use crate::processes;
 
 /// How a rank reaches the others.
@@ -19,25 +19,17 @@ pub enum Link {
     /// Threads of this process.
     Threads(ThreadSeats),
     /// Processes.
-    #[cfg(feature = "mpi")]
+    #[cfg(feature = "processes")]
     Processes(processes::Seat),
 }
 
 impl Link {
-    pub(super) fn workspace(&self) -> Workspace {
-        match self {
-            Link::Alone | Link::Threads(_) => Workspace::None,
-            #[cfg(feature = "mpi")]
-            Link::Processes(_) => Workspace::Mpi,
-        }
-    }
-
     /// What is to be done after the first step.
     pub(super) fn trust(&self) -> Box<dyn FnOnce() + Send> {
         match self {
             // Threads compare their calls as they meet, at no cost.
             Link::Alone | Link::Threads(_) => Box::new(|| {}),
-            #[cfg(feature = "mpi")]
+            #[cfg(feature = "processes")]
             Link::Processes(seat) => seat.trust(),
         }
     }
@@ -94,7 +86,7 @@ pub(super) trait Linked: Device {
     ///
     /// # Errors
     /// They do not start, or cannot serve this device.
-    #[cfg(feature = "mpi")]
+    #[cfg(feature = "processes")]
     fn processes(
         &self,
         seat: processes::Seat,
@@ -102,6 +94,19 @@ pub(super) trait Linked: Device {
         copies: usize,
         progress: &Progress,
     ) -> Result<Axes<Self>>;
+
+    /// What those take from the arena.
+    #[cfg(feature = "processes")]
+    fn workspace_of_processes(seat: &processes::Seat) -> Workspace;
+
+    /// What the communicators of a link take from the arena.
+    fn workspace(link: &Link) -> Workspace {
+        match link {
+            Link::Alone | Link::Threads(_) => Workspace::None,
+            #[cfg(feature = "processes")]
+            Link::Processes(seat) => Self::workspace_of_processes(seat),
+        }
+    }
 
     /// The communicators of a rank along the axes of the mesh; see [`Axes::split`].
     ///
@@ -116,7 +121,7 @@ pub(super) trait Linked: Device {
                 let mut inner = inner.take(self, Overlap::None, progress.clone())?;
                 Ok(Axes::split(mesh, &mut world, &mut inner, copies)?)
             }
-            #[cfg(feature = "mpi")]
+            #[cfg(feature = "processes")]
             Link::Processes(seat) => self.processes(seat, mesh, copies, progress),
         }
     }
@@ -135,7 +140,20 @@ impl Linked for Cpu {
         copies: usize,
         progress: &Progress,
     ) -> Result<Axes<Self>> {
-        seat.take(self, mesh, copies, progress)
+        seat.over_mpi(self, mesh, copies, progress)
+    }
+
+    #[cfg(all(feature = "processes", not(feature = "mpi")))]
+    fn processes(&self, _: processes::Seat, _: Mesh, _: usize, _: &Progress) -> Result<Axes<Self>> {
+        Err(tisserand_runtime::Error::input(
+            "run.device = \"cpu\" with processes: this program was built without MPI; hint: cargo build --release \
+             --features mpi, or run.device = \"cuda\", or ranks that are threads",
+        ))
+    }
+
+    #[cfg(feature = "processes")]
+    fn workspace_of_processes(_: &processes::Seat) -> Workspace {
+        Workspace::Mpi
     }
 }
 
@@ -145,11 +163,27 @@ impl Linked for Gpu {
         seats.gpu
     }
 
-    #[cfg(feature = "mpi")]
+    #[cfg(feature = "nccl")]
+    fn processes(
+        &self,
+        seat: processes::Seat,
+        mesh: Mesh,
+        copies: usize,
+        _: &Progress,
+    ) -> Result<Axes<Self>> {
+        seat.over_nccl(self, mesh, copies)
+    }
+
+    #[cfg(all(feature = "processes", not(feature = "nccl")))]
     fn processes(&self, _: processes::Seat, _: Mesh, _: usize, _: &Progress) -> Result<Axes<Self>> {
         Err(tisserand_runtime::Error::input(
-            "run.device = \"cuda\" with processes: MPI moves the tensors of CPUs only; hint: run.device = \"cpu\", or \
-             ranks that are threads",
+            "run.device = \"cuda\" with processes: this program was built without NCCL; hint: cargo build --release \
+             --features nccl, or run.device = \"cpu\", or ranks that are threads",
         ))
+    }
+
+    #[cfg(feature = "processes")]
+    fn workspace_of_processes(seat: &processes::Seat) -> Workspace {
+        Workspace::Nccl(seat.sums())
     }
 }

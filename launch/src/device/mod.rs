@@ -7,6 +7,7 @@
 mod gpu;
 mod link;
 
+use tisserand_collectives::nccl::Sums;
 use tisserand_collectives::{Progress, Workspace};
 use tisserand_kernels::device::Caps;
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
@@ -77,7 +78,7 @@ pub fn choose(config: &Config, place: Place) -> Result<DeviceChoice> {
 fn choice<D: Linked>(device: D, description: String, place: Place) -> DeviceChoice {
     let caps = device.caps();
     let Place { local_rank, link, progress, .. } = place;
-    let (workspace, after_first_step) = (link.workspace(), link.trust());
+    let (workspace, after_first_step) = (D::workspace(&link), link.trust());
     let make = Box::new(move |model: Transformer, step: StepConfig, arena_bytes| {
         let copies = step.sharding.tp().copies(model.config.num_kv_heads);
         let axes = device.axes(link, step.sharding.mesh, copies, &progress)?;
@@ -99,12 +100,18 @@ pub fn cores(ranks: usize) -> usize {
 
 /// What plans must know of a device and of its communicators, without starting either. Ranks may become threads or
 /// processes: a build for processes plans for those, which take more.
-pub fn to_plan(kind: DeviceKind) -> (Caps, Workspace) {
-    match kind {
+pub fn to_plan(config: &Config) -> (Caps, Workspace) {
+    match config.run.device {
         DeviceKind::Cpu if cfg!(feature = "mpi") => (Cpu::CAPS, Workspace::Mpi),
         DeviceKind::Cpu => (Cpu::CAPS, Workspace::None),
+        DeviceKind::Cuda if cfg!(feature = "nccl") => (CUDA_CAPS, Workspace::Nccl(sums(config))),
         DeviceKind::Cuda => (CUDA_CAPS, Workspace::None),
     }
+}
+
+/// Who adds up what GPUs of several processes have: NCCL's order of a sum depends on the mesh.
+pub fn sums(config: &Config) -> Sums {
+    if config.determinism.mesh_invariant { Sums::Tree } else { Sums::Library }
 }
 
 /// Sums of cross-entropy and z-loss over micro-batches.
@@ -163,7 +170,7 @@ fn inference_place<D: Linked>(
     sharding: Sharding,
     model: &ModelConfig,
 ) -> Result<InferencePlace<D>> {
-    let (copies, workspace) = (sharding.tp().copies(model.num_kv_heads), place.link.workspace());
+    let (copies, workspace) = (sharding.tp().copies(model.num_kv_heads), D::workspace(&place.link));
     let axes = device.axes(place.link, sharding.mesh, copies, &place.progress)?;
     Ok(InferencePlace { device, sharding, axes, workspace })
 }

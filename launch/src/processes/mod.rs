@@ -1,6 +1,7 @@
-//! This process as one rank of a run whose other ranks are processes too: it meets them, reaches them over MPI,
+//! This process as one rank of a run whose other ranks are processes too: it meets them, reaches them over MPI or NCCL,
 //! and ends together with them.
 //!
+//! - `over_mpi`, `over_nccl`: the communicators, of CPUs and of GPUs.
 //! - `secret`: the file by which the ranks of one run recognise each other. `cores`: how ranks of one machine share
 //!   it. `watch`: what ends the process when a rank has failed.
 //!
@@ -14,22 +15,28 @@
 //! was told to stop and is ending the job.
 
 mod cores;
+#[cfg(feature = "mpi")]
+mod over_mpi;
+#[cfg(feature = "nccl")]
+mod over_nccl;
 mod secret;
 mod watch;
 
+use std::any::Any;
+#[cfg(feature = "nccl")]
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use secret::SecretFile;
 use tisserand_collectives::control::{Listener, Rendezvous, Secret, Tcp};
-use tisserand_collectives::mpi::Mpi;
-use tisserand_collectives::{Axes, Channel, Communicator, ControlPlane, Failure, Mesh, Progress};
-use tisserand_kernels::Cpu;
+use tisserand_collectives::nccl::Sums;
+use tisserand_collectives::{Channel, ControlPlane};
+use tisserand_runtime::Result;
 use tisserand_runtime::config::Config;
-use tisserand_runtime::{Error, Result};
 use watch::Watch;
 
-use crate::device::{Link, Place};
+use crate::device::{self, Link, Place};
 use crate::env;
 use crate::ranks::Ranks;
 use crate::world::{attempt, patience};
@@ -57,6 +64,9 @@ pub fn join<R>(
         ranks: ranks.clone(),
         timeout: Duration::from_secs_f64(config.run.collective_timeout_s),
         world: world.clone(),
+        sums: device::sums(config),
+        #[cfg(feature = "nccl")]
+        library: config.run.nccl_library.clone(),
     };
     let ended = attempt(|| {
         let place = Place {
@@ -115,57 +125,47 @@ fn meet(ranks: &Ranks, config: &Config) -> Result<Tcp> {
     }
 }
 
-/// A process's way into MPI, which starts when the device is there.
+/// A process's way to the others, once its device is there.
 pub struct Seat {
     control: Weak<Tcp>,
     ranks: Ranks,
     timeout: Duration,
     world: World,
+    sums: Sums,
+    /// `run.nccl_library`.
+    #[cfg(feature = "nccl")]
+    library: Option<PathBuf>,
 }
 
-/// The communicator of all ranks, once MPI has started. While it is there, MPI does not end.
+/// What has started: MPI does not end while this is there.
 #[derive(Clone, Default)]
-struct World(Arc<Mutex<Option<Mpi>>>);
+struct World(Arc<Mutex<Option<Started>>>);
+
+struct Started {
+    /// Kept until all ranks are done.
+    _world: Box<dyn Any + Send>,
+    /// Ends the comparison of calls before they move anything.
+    trust: Box<dyn Fn() + Send>,
+}
 
 impl World {
-    fn lock(&self) -> MutexGuard<'_, Option<Mpi>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Started>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Seat {
-    /// Starts MPI and splits it along the axes of the mesh; see [`Axes::split`].
-    ///
-    /// # Errors
-    /// MPI does not start, or counts the ranks differently.
-    pub fn take(self, device: &Cpu, mesh: Mesh, copies: usize, progress: &Progress) -> Result<Axes<Cpu>> {
-        let mut world = Mpi::start(device, progress.clone(), self.timeout)?;
-        let handle = world.handle();
-        if let Some(control) = self.control.upgrade() {
-            control.on_failure(Box::new(move |failure: &Failure| handle.abort(failure.clone())));
-        }
-        let (rank, size) = (world.rank(), world.size());
-        if (rank, size) != (self.ranks.rank, self.ranks.world_size) {
-            let hint = "hint: start it with the mpirun of the MPI library that it was built with";
-            let said = self.ranks.describe();
-            return Err(Error::input(format!(
-                "MPI counts this process as rank {rank} of {size}, but it is {said}; {hint}"
-            )));
-        }
-        // Every communicator of MPI goes on by itself, so calls inside of layers need no world of their own; but
-        // both are borrowed at once.
-        let mut inner = world.split("world", 0, rank)?;
-        let axes = Axes::split(mesh, &mut world, inner.as_mut(), copies)?;
-        *self.world.lock() = Some(world);
-        Ok(axes)
+    /// Who adds up what GPUs have.
+    pub fn sums(&self) -> Sums {
+        self.sums
     }
 
     /// Ends the comparison of calls before they move anything.
     pub fn trust(&self) -> Box<dyn FnOnce() + Send> {
         let world = self.world.clone();
         Box::new(move || {
-            if let Some(world) = world.lock().as_ref() {
-                world.handle().set_checked(false);
+            if let Some(started) = world.lock().as_ref() {
+                (started.trust)();
             }
         })
     }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tisserand_collectives::control::Tcp;
-use tisserand_collectives::{ControlPlane, Failure, mpi};
+use tisserand_collectives::{ControlPlane, Failure, end_process};
 use tisserand_runtime::config::Config;
 use tisserand_runtime::{Error, Result};
 
@@ -131,5 +131,5 @@ fn watch(shared: &Shared, control: &Weak<Tcp>, terms: &Terms) {
     let ended = shared.changed.wait_timeout_while(shared.state(), left(GRACE), |state| !state.ended);
     drop(ended);
     std::thread::sleep(left(LINGER));
-    mpi::end_process(failure.exit_code)
+    end_process(failure.exit_code)
 }

@@ -21,6 +21,8 @@ pub struct Run {
     pub max_minutes: Option<f64>,
     /// Seconds after which a collective counts as hung.
     pub collective_timeout_s: f64,
+    /// The file of libnccl; none: where `NCCL_HOME` or the system says.
+    pub nccl_library: Option<PathBuf>,
     /// What happens when memory used differs from the plan.
     pub plan_check: PlanCheck,
     /// Unix group that may read everything.

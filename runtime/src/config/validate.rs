@@ -87,6 +87,7 @@ fn run(section: &Section<'_>) -> Result<Run> {
         threads: section.size("threads", 0..=4096)?.unwrap_or(0),
         max_minutes: section.number("max_minutes", Bound::NonNegative)?.filter(|minutes| *minutes > 0.0),
         collective_timeout_s: section.number("collective_timeout_s", Bound::Positive)?.unwrap_or(600.0),
+        nccl_library: section.string("nccl_library")?.filter(|file| !file.is_empty()).map(Into::into),
         plan_check: plan_check.unwrap_or(PlanCheck::Warn),
         group: section.string("group")?.map(str::to_owned),
     })

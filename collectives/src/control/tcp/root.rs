@@ -157,6 +157,7 @@ impl Root {
                 Ok(Some(Message::Beat)) => {}
                 Ok(Some(Message::Note(activity, age_s))) => self.hub.board().note(rank, activity, age_s),
                 Ok(Some(Message::Last(activity, age_s))) => self.hub.board().last(rank, activity, age_s),
+                Ok(Some(Message::Late(number, waited))) => self.hub.blame_late(rank, number, &waited),
                 Ok(Some(Message::Fail(failure))) => self.hub.fail(self.blame(rank, failure)),
                 Ok(Some(Message::TakenForDead(failure))) => {
                     self.succeeded.fetch_or(rank == DEPUTY, Ordering::AcqRel);

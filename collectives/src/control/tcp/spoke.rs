@@ -16,7 +16,7 @@ use crate::control::hub::Delivery;
 use crate::control::inbox::{Inbox, run};
 use crate::control::member::Route;
 use crate::control::rounds::{Call, Key};
-use crate::control::{Failure, Progress, RankReport, host_name, lock};
+use crate::control::{Channel, Failure, Progress, RankReport, host_name, lock};
 
 /// Who reports if rank 0 is dead.
 pub(super) const DEPUTY: usize = 1;
@@ -153,8 +153,13 @@ impl Route for Arc<Spoke> {
         }
     }
 
-    /// Rank 0 would have said so if another were late.
+    /// Rank 0 would have said so if another were late; but it does not come to every meeting, and is asked who does
+    /// not.
     fn late(&self, key: Key, waited: &str) -> Option<Failure> {
+        if key.channel == Channel::Calls {
+            self.outbox.send(&Message::Late(key.sequence, waited.to_owned()));
+            return None;
+        }
         Some(Failure::fault(0, format!("late: rank {} waited {waited} in {key}, for rank 0", self.rank)))
     }
 

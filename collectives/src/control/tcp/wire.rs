@@ -25,6 +25,8 @@ pub(super) enum Message {
     Deposit { key: Key, call: Call },
     /// From rank 0: what came of it.
     Outcome { key: Key, outcome: Outcome },
+    /// To rank 0: this one has waited too long at a meeting, as the text tells; the answer is a failure, or the outcome.
+    Late(u64, String),
     /// A sign of life.
     Beat,
     /// To rank 0: what the rank did, how many seconds ago.
@@ -47,6 +49,8 @@ pub(super) fn fits(call: &Call) -> Result<(), usize> {
     let bytes = match call {
         Call::Reduce { words, .. } => words.len().saturating_mul(8),
         Call::Gather(bytes) | Call::Broadcast(bytes) => bytes.len(),
+        // All members' bytes go back in one message.
+        Call::Meet { members, bytes } => members.len().saturating_mul(bytes.len().saturating_add(8)),
     };
     if bytes <= MESSAGE_BYTES_MAX - HEADER_BYTES_MAX { Ok(()) } else { Err(bytes) }
 }
@@ -65,6 +69,12 @@ impl Message {
                     Call::Reduce { combine: Combine::Max, words } => put_words(&mut out, 1, words),
                     Call::Gather(bytes) => put_bytes(&mut out, 2, bytes),
                     Call::Broadcast(bytes) => put_bytes(&mut out, 3, bytes),
+                    Call::Meet { members, bytes } => {
+                        out.push(4);
+                        out.extend((members.len() as u32).to_le_bytes());
+                        out.extend(members.iter().flat_map(|member| member.to_le_bytes()));
+                        out.extend_from_slice(bytes);
+                    }
                 }
             }
             Message::Outcome { key, outcome } => {
@@ -74,6 +84,7 @@ impl Message {
                     Outcome::Bytes(bytes) => put_bytes(&mut out, 1, bytes),
                     // What was gathered stays at rank 0, which has no connection to itself.
                     Outcome::Nothing | Outcome::Gathered(_) => out.push(2),
+                    Outcome::Met(all) => put_runs(&mut out, 3, all),
                 }
             }
             Message::Beat => out.push(3),
@@ -83,6 +94,7 @@ impl Message {
             Message::Fail(failure) => put_json(&mut out, 7, failure),
             Message::Goodbye => out.push(8),
             Message::TakenForDead(failure) => put_json(&mut out, 9, failure),
+            Message::Late(number, waited) => put_json(&mut out, 10, &(number, waited)),
         }
         let length = u32::try_from(out.len() - 4).expect("calls fit into a message, and so do notes");
         out[..4].copy_from_slice(&length.to_le_bytes());
@@ -110,6 +122,7 @@ impl Message {
                     1 => Call::Reduce { combine: Combine::Max, words: take_words(payload)? },
                     2 => Call::Gather(payload.to_vec()),
                     3 => Call::Broadcast(payload.to_vec()),
+                    4 => take_meeting(payload)?,
                     _ => return None,
                 };
                 Message::Deposit { key, call }
@@ -120,6 +133,7 @@ impl Message {
                     0 => Outcome::Words(take_words(payload)?),
                     1 => Outcome::Bytes(payload.to_vec()),
                     2 if payload.is_empty() => Outcome::Nothing,
+                    3 => Outcome::Met(take_runs(payload)?),
                     _ => return None,
                 };
                 Message::Outcome { key, outcome }
@@ -131,6 +145,7 @@ impl Message {
             (7, _) => Message::Fail(take_json(rest)?),
             (8, []) => Message::Goodbye,
             (9, _) => Message::TakenForDead(take_json(rest)?),
+            (10, _) => take_json(rest).map(|(number, waited)| Message::Late(number, waited))?,
             _ => return None,
         })
     }
@@ -176,6 +191,7 @@ fn put_key(out: &mut Vec<u8>, tag: u8, key: &Key) {
         Channel::Step => 0,
         Channel::Save => 1,
         Channel::Setup => 2,
+        Channel::Calls => 3,
     };
     out.extend([tag, channel]);
     out.extend(key.sequence.to_le_bytes());
@@ -191,6 +207,16 @@ fn put_bytes(out: &mut Vec<u8>, kind: u8, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// Equal ones that follow each other go once, with their number: mostly all are equal.
+fn put_runs(out: &mut Vec<u8>, kind: u8, all: &[Vec<u8>]) {
+    out.push(kind);
+    for run in all.chunk_by(|a, b| a == b) {
+        out.extend((run.len() as u32).to_le_bytes());
+        out.extend((run[0].len() as u32).to_le_bytes());
+        out.extend_from_slice(&run[0]);
+    }
+}
+
 fn put_json(out: &mut Vec<u8>, tag: u8, value: &impl Serialize) {
     out.push(tag);
     // These types have string keys and no failing parts; were one to fail, the reader would refuse the rest.
@@ -203,11 +229,38 @@ fn take_key(bytes: &[u8]) -> Option<(Key, u8, &[u8])> {
         0 => Channel::Step,
         1 => Channel::Save,
         2 => Channel::Setup,
+        3 => Channel::Calls,
         _ => return None,
     };
     let (sequence, bytes) = bytes.split_first_chunk()?;
     let (&kind, payload) = bytes.split_first()?;
     Some((Key { channel, sequence: u64::from_le_bytes(*sequence) }, kind, payload))
+}
+
+fn take_meeting(bytes: &[u8]) -> Option<Call> {
+    let (num_members, bytes) = bytes.split_first_chunk()?;
+    let (members, bytes) = bytes.split_at_checked(u32::from_le_bytes(*num_members) as usize * 4)?;
+    let members = members.as_chunks().0.iter().map(|member| u32::from_le_bytes(*member)).collect();
+    Some(Call::Meet { members, bytes: bytes.to_vec() })
+}
+
+fn take_runs(mut bytes: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut all = Vec::new();
+    let mut total_bytes = 0_usize;
+    while !bytes.is_empty() {
+        let (times, rest) = bytes.split_first_chunk()?;
+        let (length, rest) = rest.split_first_chunk()?;
+        let (run, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        let times = u32::from_le_bytes(*times) as usize;
+        // What is sent is small; what it stands for must be bounded too.
+        total_bytes = total_bytes.checked_add(times.checked_mul(run.len() + 8)?)?;
+        if total_bytes > MESSAGE_BYTES_MAX {
+            return None;
+        }
+        all.extend(std::iter::repeat_n(run.to_vec(), times));
+        bytes = rest;
+    }
+    Some(all)
 }
 
 fn take_words(bytes: &[u8]) -> Option<Vec<u64>> {
@@ -242,6 +295,9 @@ mod tests {
             Message::Outcome { key, outcome: Outcome::Words(vec![9]) },
             Message::Outcome { key, outcome: Outcome::Bytes(vec![9]) },
             Message::Outcome { key, outcome: Outcome::Nothing },
+            Message::Deposit { key, call: Call::Meet { members: vec![1, 70_000], bytes: vec![4, 5] } },
+            Message::Outcome { key, outcome: Outcome::Met(vec![vec![1, 2], vec![1, 2], vec![], vec![3]]) },
+            Message::Late(u64::MAX, "9 s".to_owned()),
             Message::Beat,
             Message::Note(activity.clone(), 0.25),
             Message::Last(activity, 0.5),

@@ -5,6 +5,9 @@
 pub mod cudarc;
 #[cfg(feature = "emulator")]
 pub mod emulated;
+mod raw;
+
+pub use raw::RawDriver;
 
 use super::{Arg, Cuda, LaunchConfig};
 use crate::{Result, TensorMut, TensorRef};

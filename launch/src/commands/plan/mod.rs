@@ -81,8 +81,8 @@ impl Report {
         let step = step_config(&config, &model, 0);
         // A profile is one of GPUs, whatever the run file computes on.
         let (caps, workspace) = match machine {
-            Some(_) => (CUDA_CAPS, Workspace::None),
-            None => device::to_plan(config.run.device),
+            Some(_) => (CUDA_CAPS, Workspace::Nccl(device::sums(&config))),
+            None => device::to_plan(&config),
         };
         let plan = plan::train(caps, &model, &step, config.training.seq_len, workspace)?;
         let storage = Storage::new(&config, &model)?;

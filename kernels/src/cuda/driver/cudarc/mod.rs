@@ -10,6 +10,7 @@ mod context;
 mod kernels;
 mod memory;
 mod probe;
+mod raw;
 mod staging;
 mod stream;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ::cudarc::driver::sys::{self, CUevent, CUevent_flags, CUstream, CUstream_flags};
+use ::cudarc::driver::sys::{self, CUevent, CUevent_flags, CUresult, CUstream, CUstream_flags};
 
 use super::call::check;
 use super::context::Context;
@@ -117,6 +117,16 @@ impl Event {
         let stream = stream.enter()?;
         // SAFETY: stream and event are alive and, made by one driver handle, of one context.
         check("cuEventRecord", unsafe { sys::cuEventRecord(self.raw, stream) })
+    }
+
+    /// Whether the point is reached.
+    pub(super) fn is_reached(&self) -> Result<bool> {
+        self.context.enter()?;
+        // SAFETY: the event is alive.
+        match unsafe { sys::cuEventQuery(self.raw) } {
+            CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            answer => check("cuEventQuery", answer).map(|()| true),
+        }
     }
 
     /// Returns when the point is reached.

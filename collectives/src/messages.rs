@@ -6,27 +6,27 @@
 
 use std::ops::Range;
 
-use super::workspace_elements;
+use crate::mpi::workspace_elements;
 use crate::{Call, ReduceOp};
 
 /// Which of a call's two blocks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Place {
+pub(crate) enum Place {
     Block,
     Workspace,
 }
 
 /// Elements to or from a peer.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Message {
-    pub(super) peer: usize,
-    pub(super) place: Place,
-    pub(super) elements: Range<usize>,
+pub(crate) struct Message {
+    pub(crate) peer: usize,
+    pub(crate) place: Place,
+    pub(crate) elements: Range<usize>,
 }
 
 /// What happens once every message of a phase has arrived.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum After {
+pub(crate) enum After {
     Nothing,
     /// Slice `rank` of the block becomes the tree over it and the slices in the workspace.
     Combine(ReduceOp),
@@ -38,26 +38,26 @@ pub(super) enum After {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Phase {
-    pub(super) sends: Vec<Message>,
-    pub(super) receives: Vec<Message>,
-    pub(super) after: After,
+pub(crate) struct Phase {
+    pub(crate) sends: Vec<Message>,
+    pub(crate) receives: Vec<Message>,
+    pub(crate) after: After,
 }
 
 /// The elements of slice `rank`.
-pub(super) fn slice(len: usize, size: usize, rank: usize) -> Range<usize> {
+pub(crate) fn slice(len: usize, size: usize, rank: usize) -> Range<usize> {
     rank * len / size..(rank + 1) * len / size
 }
 
 /// Where the workspace holds this rank's slice of `peer`.
-pub(super) fn slot(len: usize, size: usize, rank: usize, peer: usize) -> Range<usize> {
+pub(crate) fn slot(len: usize, size: usize, rank: usize, peer: usize) -> Range<usize> {
     let slice_len = slice(len, size, rank).len();
     let index = if peer < rank { peer } else { peer - 1 };
     index * slice_len..(index + 1) * slice_len
 }
 
 /// The phases of a call that [`Call::check`] admits. No message is empty.
-pub(super) fn phases(call: Call, rank: usize, size: usize, len: usize) -> Vec<Phase> {
+pub(crate) fn phases(call: Call, rank: usize, size: usize, len: usize) -> Vec<Phase> {
     let slice = |part: usize| slice(len, size, part);
     let block = |peer, elements| Message { peer, place: Place::Block, elements };
     let sends = |part: &dyn Fn(usize) -> Range<usize>| -> Vec<Message> {

@@ -6,8 +6,8 @@ use crate::{Call, Collective, ReduceOp};
 
 /// What a call comes to for those who must make the same one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Header {
-    pub(super) kind: Kind,
+pub(crate) struct Header {
+    pub(crate) kind: Kind,
     /// The operation of a reduction, the root of a broadcast.
     detail: u32,
     dtype: DType,
@@ -16,13 +16,13 @@ pub(super) struct Header {
 
 /// What a rank asks of its communicator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Collective(Collective),
     Split,
 }
 
 impl Kind {
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Kind::Collective(collective) => collective.name(),
             Kind::Split => "split",
@@ -34,9 +34,9 @@ const DTYPES: [DType; 5] = [DType::F32, DType::Bf16, DType::U32, DType::I32, DTy
 
 impl Header {
     /// Length as sent.
-    pub(super) const BYTES: usize = 32;
+    pub(crate) const BYTES: usize = 32;
 
-    pub(super) fn of_call(call: Call, len: usize, dtype: DType) -> Self {
+    pub(crate) fn of_call(call: Call, len: usize, dtype: DType) -> Self {
         let detail = match call {
             Call::AllReduce(op) | Call::ReduceScatter(op) => op as u32,
             Call::Broadcast { root } => root as u32,
@@ -46,11 +46,11 @@ impl Header {
     }
 
     /// A barrier or a split.
-    pub(super) fn without_data(kind: Kind) -> Self {
+    pub(crate) fn without_data(kind: Kind) -> Self {
         Header { kind, detail: 0, dtype: DType::U8, len: 0 }
     }
 
-    pub(super) fn encode(&self) -> [u8; Self::BYTES] {
+    pub(crate) fn encode(&self) -> [u8; Self::BYTES] {
         let kind = match self.kind {
             Kind::Collective(collective) => collective as u32,
             Kind::Split => Collective::ALL.len() as u32,
@@ -65,7 +65,7 @@ impl Header {
     }
 
     /// The header that a rank of this program encoded; none of another one.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let word = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
         let len = u64::from_le_bytes(*bytes.get(16..)?.first_chunk()?);
         let kind = match word(0)? as usize {
@@ -100,7 +100,7 @@ impl std::fmt::Display for Header {
 
 /// The line for ranks that do not make the same call: the first rank, and the first that differs from it.
 /// The same at every rank. `call` names axis and number; `ranks` are those of the job.
-pub(super) fn mismatch(call: &str, ranks: &[usize], headers: &[Option<Header>]) -> Option<String> {
+pub(crate) fn mismatch(call: &str, ranks: &[usize], headers: &[Option<Header>]) -> Option<String> {
     let other = headers.iter().position(|header| *header != headers[0] || header.is_none())?;
     let said = |header: Option<Header>| {
         header.map_or_else(|| "something of another version".to_owned(), |header| header.to_string())
@@ -110,7 +110,7 @@ pub(super) fn mismatch(call: &str, ranks: &[usize], headers: &[Option<Header>]) 
 }
 
 /// The line for a sender and a receiver that differ. The same at both.
-pub(super) fn unlike_pair(
+pub(crate) fn unlike_pair(
     call: &str,
     (sender, sent): (usize, Option<Header>),
     (receiver, received): (usize, Option<Header>),

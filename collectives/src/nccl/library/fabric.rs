@@ -1,0 +1,228 @@
+//! Lines over NCCL: a communicator and a stream each.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tisserand_kernels::cuda::driver::RawDriver;
+use tisserand_kernels::{Cuda, Storage};
+
+use super::Library;
+use super::comm::Comm;
+use super::operation::{Addresses, operations, type_code};
+use crate::nccl::communicator::note_end;
+use crate::nccl::fabric::{Buffers, Ended, Fabric, Job, Line, Name, Place, UnderWay, follow};
+use crate::trace::Span;
+use crate::{CommError, Progress};
+use std::sync::Arc;
+
+/// See [`Fabric`].
+pub(crate) struct NcclFabric<Dr: RawDriver> {
+    library: Library,
+    device: Cuda<Dr>,
+}
+
+impl<Dr: RawDriver> NcclFabric<Dr> {
+    pub(crate) fn new(library: Library, device: &Cuda<Dr>) -> Self {
+        NcclFabric { library, device: device.clone() }
+    }
+}
+
+impl<Dr: RawDriver> Fabric<Cuda<Dr>> for NcclFabric<Dr> {
+    fn new_id(&self) -> Result<Vec<u8>, CommError> {
+        Ok(self.library.new_id()?.to_vec())
+    }
+
+    fn connect(&self, place: Place, id: &[u8]) -> Result<Box<dyn Line<Cuda<Dr>>>, CommError> {
+        let device = self.device.fork()?;
+        // Makes the GPU the calling thread's.
+        device.raw_stream()?;
+        Ok(Box::new(NcclLine {
+            place: (place.rank, place.size),
+            timeout: place.timeout,
+            progress: place.progress.clone(),
+            ended: Arc::clone(&place.ended),
+            comm: Comm::init(&self.library, place, id)?,
+            device,
+            flights: Mutex::default(),
+        }))
+    }
+}
+
+struct NcclLine<Dr: RawDriver> {
+    /// Goes before its stream.
+    comm: Comm,
+    device: Cuda<Dr>,
+    place: (usize, usize),
+    timeout: Duration,
+    progress: Progress,
+    ended: Arc<Ended>,
+    /// Jobs whose end is not seen yet, in their order.
+    flights: Mutex<VecDeque<Flight<Dr>>>,
+}
+
+/// A job in the stream.
+struct Flight<Dr: RawDriver> {
+    name: Name,
+    span: Span,
+    ready: Dr::Event,
+    done: Dr::Event,
+    /// When it was first seen that nothing but other ranks is in its way.
+    since: Option<Instant>,
+}
+
+impl<Dr: RawDriver> NcclLine<Dr> {
+    fn flights(&self) -> MutexGuard<'_, VecDeque<Flight<Dr>>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues jobs; returns the point behind them.
+    fn queue(&self, jobs: &mut [Job<Cuda<Dr>>]) -> Result<Dr::Event, CommError> {
+        jobs.iter().try_for_each(|job| self.device.wait(&job.ready))?;
+        let phases = jobs.iter().map(|job| job.phases.len()).max().unwrap_or(0);
+        assert!(jobs.len() == 1 || phases <= 1, "only messages go together");
+        for phase in 0..phases {
+            self.transfer(phase, jobs)?;
+            for Job { phases, buffers, .. } in jobs.iter_mut() {
+                if let Some(phase) = phases.get(phase) {
+                    follow(&self.device, &phase.after, self.place, buffers)?;
+                }
+            }
+        }
+        Ok(self.device.event()?)
+    }
+
+    fn transfer(&self, phase: usize, jobs: &mut [Job<Cuda<Dr>>]) -> Result<(), CommError> {
+        let mut groups = Vec::with_capacity(jobs.len());
+        for Job { phases, buffers, .. } in jobs.iter_mut() {
+            let Some(phase) = phases.get(phase) else { continue };
+            let addresses = self.addresses(buffers)?;
+            groups.push((operations(&phase.transfer, self.place, addresses), type_code(addresses.dtype)));
+        }
+        // Jobs that go together may differ in type, and then are groups of their own: both ends of a message have the
+        // same type, so the groups of both are as many.
+        let stream = self.device.raw_stream()?;
+        for group in groups.chunk_by(|a, b| a.1 == b.1) {
+            let operations: Vec<_> = group.iter().flat_map(|(operations, _)| operations).copied().collect();
+            // SAFETY: the stream is that of `self.device`, which outlives the communicator, and of its GPU. Every
+            // address is inside of the blocks of a job: `addresses` has asked for all of each block, and the plan of
+            // a call stays within the length that it was made with, that of the same block. The blocks belong to
+            // `jobs`: from the point `ready`, for which the stream waits, until the compute stream waits for the
+            // point behind the job (`Ticket`), nobody else reaches them, since blocks have one owner.
+            unsafe { self.comm.carry_out(&operations, group[0].1, stream)? };
+        }
+        Ok(())
+    }
+
+    fn addresses(&self, buffers: &mut Buffers<Cuda<Dr>>) -> Result<Addresses, CommError> {
+        let (len, dtype) = (buffers.block.len(), buffers.block.dtype());
+        let block = self.device.raw_address(buffers.block.view_mut([len]))?;
+        let workspace = match &mut buffers.workspace {
+            Some(workspace) => {
+                let len = workspace.len();
+                self.device.raw_address(workspace.view_mut([len]))?
+            }
+            None => 0,
+        };
+        Ok(Addresses { block, workspace, len, dtype })
+    }
+}
+
+impl<Dr: RawDriver> Line<Cuda<Dr>> for NcclLine<Dr> {
+    fn begin(
+        &self,
+        compute: &Cuda<Dr>,
+        mut jobs: Vec<Job<Cuda<Dr>>>,
+    ) -> Result<Vec<Box<dyn UnderWay<Cuda<Dr>>>>, CommError> {
+        let done = match self.queue(&mut jobs) {
+            Ok(done) => done,
+            Err(error) => {
+                // Part of them may stand in the stream, which nobody can wait for any more: their memory is given up.
+                // The run is about to end.
+                jobs.into_iter().for_each(|job| std::mem::forget(job.buffers));
+                return Err(error);
+            }
+        };
+        let mut tickets: Vec<Box<dyn UnderWay<Cuda<Dr>>>> = Vec::with_capacity(jobs.len());
+        for Job { name, buffers, ready, span, .. } in jobs {
+            let (compute, ended) = (compute.clone(), Arc::clone(&self.ended));
+            tickets.push(Box::new(Ticket { buffers: Some(buffers), compute, done: done.clone(), ended }));
+            self.flights().push_back(Flight { name, span, ready, done: done.clone(), since: None });
+        }
+        Ok(tickets)
+    }
+
+    fn look_after(&self) -> Option<String> {
+        if let Some(fault) = self.comm.fault() {
+            return Some(fault);
+        }
+        let mut flights = self.flights();
+        while let Some(flight) = flights.front_mut() {
+            match self.device.is_reached(&flight.done) {
+                Ok(true) => {}
+                Ok(false) => return flight.overdue(&self.device, self.timeout),
+                Err(error) => return Some(format!("{}: {error}", flight.name)),
+            }
+            let Flight { name, span, .. } = flights.pop_front()?;
+            span.ended();
+            note_end(&self.progress, &name);
+        }
+        None
+    }
+
+    fn abort(&self) {
+        self.comm.abort();
+    }
+}
+
+impl<Dr: RawDriver> Flight<Dr> {
+    /// Whether it has been the turn of this job for too long.
+    fn overdue(&mut self, device: &Cuda<Dr>, timeout: Duration) -> Option<String> {
+        if !device.is_reached(&self.ready).unwrap_or(true) {
+            return None;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let (name, seconds) = (&self.name, timeout.as_secs_f64());
+        let cause = || {
+            format!(
+                "{name} has not ended within {seconds:.0} s (run.collective_timeout_s): another rank is late, or the \
+                 network hangs"
+            )
+        };
+        (since.elapsed() > timeout).then(cause)
+    }
+}
+
+/// See [`UnderWay`].
+struct Ticket<Dr: RawDriver> {
+    buffers: Option<Buffers<Cuda<Dr>>>,
+    compute: Cuda<Dr>,
+    done: Dr::Event,
+    ended: Arc<Ended>,
+}
+
+impl<Dr: RawDriver> UnderWay<Cuda<Dr>> for Ticket<Dr> {
+    fn join(mut self: Box<Self>) -> Result<Buffers<Cuda<Dr>>, CommError> {
+        if let Some(error) = self.ended.error() {
+            return Err(error);
+        }
+        self.compute.wait(&self.done)?;
+        Ok(self.buffers.take().expect("a job is joined once"))
+    }
+
+    /// The stream waits, not the host.
+    fn is_done(&self) -> bool {
+        true
+    }
+}
+
+impl<Dr: RawDriver> Drop for Ticket<Dr> {
+    /// Blocks that were not joined go back behind the job, too; if that cannot be, they are given up.
+    fn drop(&mut self) {
+        if let Some(buffers) = self.buffers.take()
+            && self.compute.wait(&self.done).is_err()
+        {
+            std::mem::forget(buffers);
+        }
+    }
+}
