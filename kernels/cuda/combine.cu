@@ -6,7 +6,6 @@
 // Geometry: 256 threads, blocks in a grid-stride loop over packs of 16 bytes; no shared memory. The tensors are
 // parameters, so no table of pointers has to be made; their number is the same for all threads.
 #include "isa/isa.cuh"
-#include "vector.cuh"
 
 constexpr u32 MAX_TENSORS = 32;
 
@@ -80,18 +79,25 @@ DEVICE Values<T, LEN> node(const Tensors<T>& tensors, u64 i) {
     }
 }
 
+// The registers are for the tree: packs, of which there are less than 2^31, are counted in 32 bits, and the comparisons
+// with the number of tensors are made anew for each.
 template <class How, class T>
 DEVICE void combine(const Tensors<T>& tensors, bool aligned, u64 len) {
     constexpr u32 LEN = Pack<T>::LEN;
-    const auto one = [&](u64 i) {
-        store(tensors.own, i, Computed<T>::narrow(node<How, 0, MAX_TENSORS, 1>(tensors, i).values[0]));
-    };
-    for_each_group<LEN>(aligned, len, one, [&](u64 i) {
-        const Values<T, LEN> wide = node<How, 0, MAX_TENSORS, LEN>(tensors, i);
+    const u32 thread = block_x() * num_threads() + thread_index(), threads = grid_x() * num_threads();
+    const u32 packs = aligned ? u32(len / LEN) : 0;
+    for (u32 p = thread; p < packs; p += threads) {
+        Tensors<T> same = tensors;
+        renew(same.count);
+        renew(same.own_index);
+        const Values<T, LEN> wide = node<How, 0, MAX_TENSORS, LEN>(same, u64(p) * LEN);
         Pack<T> pack;
         UNROLL for (u32 j = 0; j < LEN; j++) { pack[j] = Computed<T>::narrow(wide.values[j]); }
-        store_pack(tensors.own, i, pack);
-    });
+        store_pack(tensors.own, u64(p) * LEN, pack);
+    }
+    for (u64 i = u64(packs) * LEN + thread; i < len; i += threads) {
+        store(tensors.own, i, Computed<T>::narrow(node<How, 0, MAX_TENSORS, 1>(tensors, i).values[0]));
+    }
 }
 
 // An absent tensor counts as aligned.

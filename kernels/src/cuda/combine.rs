@@ -13,6 +13,9 @@ const MAX_TENSORS: usize = 32;
 const LEADING: usize = 4;
 
 /// `own` = the tree over `before`, `own`, `after`.
+///
+/// # Panics
+/// If the tensors are so long that the kernel cannot count them: no buffer of training comes near.
 pub(super) fn combine<Dr: Driver>(
     device: &Cuda<Dr>,
     how: Combine,
@@ -26,6 +29,7 @@ pub(super) fn combine<Dr: Driver>(
         return Err(KernelError::Parameter { op: "elementwise::combine", message });
     }
     let (len, dtype) = (own.len(), own.dtype());
+    assert!(len < 1 << 33, "{len} elements: the kernel counts packs in 32 bits");
     let kernel = match how {
         Combine::Sum => kernel_name!("combine_sum", any dtype),
         Combine::Max => kernel_name!("combine_max", any dtype),
