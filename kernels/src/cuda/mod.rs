@@ -28,7 +28,7 @@ mod sums;
 mod swiglu;
 
 use crate::device::Caps;
-use crate::{Cost, Element, KernelError, Result, Storage, TensorMut, TensorRef};
+use crate::{Cost, Element, Result, Storage, TensorMut, TensorRef};
 
 pub use driver::Driver;
 use driver::Span;
@@ -62,11 +62,6 @@ impl<Dr: Driver> Cuda<Dr> {
         }
         self.driver.launch(kernel, config, args)
     }
-}
-
-/// What an op answers whose kernel is not written.
-fn not_there<T>(op: &str) -> Result<T> {
-    Err(KernelError::Device(format!("cuda: {op} is not there yet")))
 }
 
 impl<Dr: Driver> Storage for Cuda<Dr> {
