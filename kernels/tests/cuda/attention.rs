@@ -2,14 +2,15 @@
 
 use std::cell::OnceCell;
 
-use tisserand_kernels::cuda::driver::emulated::Settings;
 use tisserand_kernels::ops::attention::{self, AttentionShape, reference};
 use tisserand_kernels::testing::{
     assert_close, bits, download, normal_f64, poisoned, rms, tolerance, upload, upload_as,
 };
 use tisserand_kernels::{Block, Context, DType, Device};
 
-use crate::support::{FLOATS, context, for_each_setting, in_one_setting};
+#[cfg(feature = "emulator")]
+use crate::support::counting;
+use crate::support::{FLOATS, for_each_setting, in_one_setting};
 
 fn shape(num_heads: usize, num_kv_heads: usize, head_dim: usize, window: Option<usize>) -> AttentionShape {
     AttentionShape { num_heads, num_kv_heads, head_dim, window, longest: usize::MAX }
@@ -221,15 +222,15 @@ fn values_with_a_common_part_keep_small_gradients() {
     in_one_setting(|ctx| case.check(ctx, DType::Bf16));
 }
 
+#[cfg(feature = "emulator")]
 #[test]
 fn accesses_are_coalesced_and_banks_do_not_conflict() {
-    let settings = Settings { count_accesses: true, ..Settings::default() };
-    let ctx = context(settings);
-    for head_dim in [64, 128, 256] {
-        let _ = Case::new(shape(1, 1, head_dim, None), &[(128, 128)], 0).run(&ctx, DType::Bf16, 0);
-    }
-    let counters = ctx.device.driver().counters();
-    eprintln!("{counters:?}");
-    assert_eq!(counters.shared_wavefronts, counters.shared_wavefronts_at_best);
-    assert_eq!(counters.global_sectors, counters.global_sectors_at_best);
+    counting(|ctx| {
+        for head_dim in [64, 128, 256] {
+            let _ = Case::new(shape(1, 1, head_dim, None), &[(128, 128)], 0).run(ctx, DType::Bf16, 0);
+        }
+        let counters = ctx.device.driver().counters();
+        assert_eq!(counters.shared_wavefronts, counters.shared_wavefronts_at_best, "{counters:?}");
+        assert_eq!(counters.global_sectors, counters.global_sectors_at_best, "{counters:?}");
+    });
 }
