@@ -14,7 +14,7 @@ ptxas info    : Function properties for gemm
 ptxas         .     800 bytes stack frame, 12 bytes spill stores, 20 bytes spill loads
 ptxas info    : Used 255 registers, 800 bytes cumulative stack size, 400 bytes smem, 380 bytes cmem[0]
 ptxas info    : Function properties for _Z4deepPfi
-ptxas         .     0 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads
+ptxas         .     8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads
 ptxas info    : Compiling entry function 'add' for 'sm_90a'
 ptxas info    : Function properties for add
 ptxas         .     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
@@ -31,21 +31,22 @@ ptxas info    : Used 32 registers, used 1 barriers, 400 bytes smem
 ptxas info    : Compile time = 46.530 ms
 ";
 
-fn function(name: &str, registers: Option<u32>, shared: u32, stack: u32, spill: u32) -> log::Function {
+fn function(name: &str, registers: Option<u32>, bytes: [u32; 4]) -> log::Function {
+    let [shared_bytes, stack_bytes, spill_store_bytes, spill_load_bytes] = bytes;
     let name = name.to_owned();
-    log::Function { name, registers, shared_bytes: shared, stack_bytes: stack, spill_bytes: spill }
+    log::Function { name, registers, shared_bytes, stack_bytes, spill_store_bytes, spill_load_bytes }
 }
 
 #[test]
 fn resources_are_read_from_logs_of_both_versions() {
     let expected = [
-        function("gemm", Some(255), 400, 800, 32),
-        function("_Z4deepPfi", None, 0, 0, 8),
-        function("add", Some(10), 0, 0, 0),
+        function("gemm", Some(255), [400, 800, 12, 20]),
+        function("_Z4deepPfi", None, [0, 8, 4, 4]),
+        function("add", Some(10), [0; 4]),
     ];
     assert_eq!(log::parse(LOG_12).functions, expected);
     let report = log::parse(LOG_13);
-    assert_eq!(report.functions, [function("add", Some(32), 400, 0, 0)]);
+    assert_eq!(report.functions, [function("add", Some(32), [400, 0, 0, 0])]);
     assert_eq!(report.warnings.len(), 1, "{:?}", report.warnings);
 }
 

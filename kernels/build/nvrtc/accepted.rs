@@ -31,11 +31,12 @@ pub(crate) fn findings(report: &Report, architecture: &str) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     for function in &report.functions {
-        if function.spill_bytes > 0 {
-            let detail = format!("{} bytes of spill stores and loads", function.spill_bytes);
+        if function.spill_bytes() > 0 {
+            let detail = format!("{} bytes of spill stores and loads", function.spill_bytes());
             findings.push(finding(&function.name, "spill", detail));
         }
-        if function.stack_bytes > 0 {
+        // Spilled registers lie in the frame, which is a multiple of 8 bytes.
+        if function.stack_bytes > function.spill_store_bytes.next_multiple_of(8) {
             let detail = format!("a stack frame of {} bytes", function.stack_bytes);
             findings.push(finding(&function.name, "stack", detail));
         }

@@ -9,8 +9,9 @@ pub(crate) struct Function {
     /// Static shared memory; only of entries.
     pub(crate) shared_bytes: u32,
     pub(crate) stack_bytes: u32,
-    /// Bytes of the instructions that store and load spilled registers.
-    pub(crate) spill_bytes: u32,
+    /// Bytes of the instructions that store spilled registers, and of those that load them.
+    pub(crate) spill_store_bytes: u32,
+    pub(crate) spill_load_bytes: u32,
 }
 
 /// A message with a code, such as C7511: wgmma instructions that had to be serialized.
@@ -43,8 +44,8 @@ pub(crate) fn parse(log: &str) -> Report {
         } else if line.contains(" bytes stack frame") {
             let known = report.function(&function);
             known.stack_bytes = number_before(line, " bytes stack frame");
-            known.spill_bytes =
-                number_before(line, " bytes spill stores") + number_before(line, " bytes spill loads");
+            known.spill_store_bytes = number_before(line, " bytes spill stores");
+            known.spill_load_bytes = number_before(line, " bytes spill loads");
         } else if text.starts_with("Used ") {
             let known = report.function(&entry);
             known.registers = Some(number_before(text, " registers"));
@@ -56,6 +57,12 @@ pub(crate) fn parse(log: &str) -> Report {
         }
     }
     report
+}
+
+impl Function {
+    pub(crate) fn spill_bytes(&self) -> u32 {
+        self.spill_store_bytes + self.spill_load_bytes
+    }
 }
 
 impl Report {

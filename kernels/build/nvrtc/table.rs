@@ -68,12 +68,12 @@ fn entries(output: &Output) -> BTreeSet<&str> {
 }
 
 fn resources(output: &Output, kernel: &str) -> Result<Option<String>, String> {
-    let functions = &output.report.functions;
-    let Some(Function { registers: Some(registers), shared_bytes, stack_bytes, spill_bytes, .. }) =
-        functions.iter().find(|function| function.name == kernel)
-    else {
+    let function = output.report.functions.iter().find(|function| function.name == kernel);
+    let Some((function, registers)) = function.and_then(|found| Some((found, found.registers?))) else {
         return Ok(None);
     };
+    let Function { shared_bytes, stack_bytes, .. } = function;
+    let spill_bytes = function.spill_bytes();
     let code_bytes = image::code_bytes(&output.image, kernel).map_err(|e| format!("{}: {e}", output.file))?;
     Ok(Some(format!(
         "Resources {{ registers: {registers}, shared_bytes: {shared_bytes}, code_bytes: {code_bytes}, \
