@@ -6,7 +6,8 @@
 extern "C" {
 
 // An argument of a launch. Kind 0, a buffer: `value` is its address, `bytes` what the kernel may touch, `size` 1 if it
-// may be written and 0 if not. Kind 1, a scalar: `value` holds its bits, `size` is 4 or 8.
+// may be written and 0 if not. Kind 1, an integer, and 2, a floating-point number: `value` holds its bits, `size` is 4
+// or 8.
 struct EmulatorArg {
     uint32_t kind;
     uint32_t size;

@@ -25,9 +25,6 @@ void arrive(Block& block, const Copy& copy) {
 void copy_async(Range range, int64_t offset, const void* src, uint32_t valid_bytes, Site site) {
     Thread& me = self();
     Block& block = *me.block;
-    if (valid_bytes > COPY_BYTES) {
-        fault(site, "copies %u valid bytes of %u", valid_bytes, COPY_BYTES);
-    }
     check_shared(range, offset, COPY_BYTES, site);
     const Copy copy{range.start + uint32_t(offset), src, valid_bytes, site};
     note_shared_write(copy.offset, COPY_BYTES, me, site);

@@ -24,7 +24,7 @@ void complete(Block& block, Barrier& barrier, const Warp& last) {
         }
         join(warp.seen, barrier.joined);
         for (uint32_t lane = 0; lane < warp_size() && &warp != &last; lane++) {
-            wake(block.threads[warp.index * warp_size() + lane]);
+            wake(warp.threads[lane]);
         }
     }
     barrier = Barrier{};
@@ -36,8 +36,9 @@ bool arrive(Warp& warp, Site site) {
     const Arrival& arrival = *static_cast<const Arrival*>(warp.operands[0]);
     for (uint32_t lane = 1; lane < warp_size(); lane++) {
         const Arrival& other = *static_cast<const Arrival*>(warp.operands[lane]);
-        if (other.id != arrival.id || other.threads != arrival.threads) {
-            fault(site, "barrier misuse: threads of one warp at barriers %u and %u", arrival.id, other.id);
+        if (other.id != arrival.id || other.threads != arrival.threads || other.wait != arrival.wait) {
+            fault(site, "barrier misuse: threads of one warp at barrier %u for %u threads and at %u for %u", arrival.id,
+                  arrival.threads, other.id, other.threads);
         }
     }
     const auto block_threads = uint32_t(block.threads.size());

@@ -69,12 +69,9 @@ struct AccessLog {
     std::map<std::tuple<uint64_t, uint32_t, Space, const char*, int>, uint32_t> times;
 };
 
-void count_access(Space space, uint64_t address, uint32_t size, Site site) {
+void log_access(Space space, uint64_t address, uint32_t size, Site site) {
     Thread& me = self();
-    Launch& launch = *me.block->launch;
-    if (!launch.settings.count_accesses) {
-        return;
-    }
+    Launch& launch = *running_launch;
     if (launch.log == nullptr) {
         launch.log = new AccessLog;
     }

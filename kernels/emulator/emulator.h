@@ -15,6 +15,12 @@
 struct EmulatorSite {
     const char* file;
     int line;
+
+    // The place of the call for which this is a default argument. Compilers see it through a function's own default
+    // arguments, as in std::source_location, but not through braces.
+    static constexpr EmulatorSite here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+        return EmulatorSite{file, line};
+    }
 };
 
 namespace emulator {
@@ -29,7 +35,9 @@ struct Position {
     uint32_t thread, threads;
     uint32_t block[3], grid[3];
 };
-const Position& position();
+// The thread that runs now. In a variable of the host's thread, so that kernels read it without a call.
+extern __thread const Position* running_position;
+inline const Position& position() { return *running_position; }
 
 // --- device memory
 // A tensor passed to a kernel: exact bounds, and the marks of what has been written.
@@ -37,29 +45,61 @@ struct Buffer {
     uint64_t bytes;
     uint8_t* written;  // one byte for each
 };
-// Check an access to `size` bytes at `offset` and give its address.
+
+// Accesses to device memory that a thread may still make before it waits for others; 0 sends each through the slow path.
+extern __thread uint64_t quick_accesses;
+
+// Check an access to `size` bytes at `offset` and give its address; with every report, and counted.
 const void* read_bytes(const Buffer& buffer, const void* data, int64_t offset, uint32_t size, uint32_t alignment,
                        Site site);
 void* write_bytes(const Buffer& buffer, void* data, int64_t offset, uint32_t size, Site site);
 
+// Where element i begins; far outside of every tensor if it cannot be told.
+template <class T>
+int64_t offset_of(int64_t i) {
+    int64_t offset;
+    return __builtin_mul_overflow(i, int64_t(sizeof(T)), &offset) ? INT64_MIN : offset;
+}
+
+inline bool is_inside(const Buffer& buffer, int64_t offset, uint32_t size) {
+    return offset >= 0 && uint64_t(offset) <= buffer.bytes && size <= buffer.bytes - uint64_t(offset);
+}
+
+// Whether all marks are set; quick for the sizes of instructions.
+inline bool are_written(const uint8_t* marks, uint32_t size) {
+    constexpr uint8_t ALL[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    return std::memcmp(marks, ALL, size) == 0;
+}
+
+// `size` bytes, 1 to 16, from element i on, at a multiple of them.
 template <class T, class Data>
 const T* read(const Buffer& buffer, Data* data, int64_t i, uint32_t size, Site site) {
-    return static_cast<const T*>(read_bytes(buffer, data, i * int64_t(sizeof(T)), size, size, site));
+    const int64_t offset = offset_of<T>(i);
+    const char* address = reinterpret_cast<const char*>(data) + offset;
+    if (quick_accesses > 0 && is_inside(buffer, offset, size) && reinterpret_cast<uintptr_t>(address) % size == 0 &&
+        are_written(buffer.written + offset, size)) {
+        quick_accesses--;
+        return reinterpret_cast<const T*>(address);
+    }
+    return static_cast<const T*>(read_bytes(buffer, data, offset, size, size, site));
 }
 template <class T>
 T* write(const Buffer& buffer, T* data, int64_t i, uint32_t size, Site site) {
-    return static_cast<T*>(write_bytes(buffer, data, i * int64_t(sizeof(T)), size, site));
+    const int64_t offset = offset_of<T>(i);
+    char* address = reinterpret_cast<char*>(data) + offset;
+    if (quick_accesses > 0 && is_inside(buffer, offset, size) && reinterpret_cast<uintptr_t>(address) % size == 0) {
+        quick_accesses--;
+        std::memset(buffer.written + offset, 1, size);
+        return reinterpret_cast<T*>(address);
+    }
+    return static_cast<T*>(write_bytes(buffer, data, offset, size, site));
 }
-uint32_t atomic_add(uint32_t* address, uint32_t value);
-// The value at the address; the thread then sleeps until some thread has written to device memory.
-uint32_t poll(const uint32_t* address, Site site);
-void note_progress();
 
-template <class T>
-T* write_atomic(const Buffer& buffer, T* data, int64_t i, Site site) {
-    note_progress();
-    return write(buffer, data, i, sizeof(T), site);
-}
+// Adds, and gives what was there before.
+uint32_t atomic_add(const Buffer& buffer, uint32_t* data, int64_t i, uint32_t value, Site site);
+// The value; a thread that asks again sleeps until some thread has released or added a value.
+uint32_t load_acquire(const Buffer& buffer, const uint32_t* data, int64_t i, Site site);
+void store_release(const Buffer& buffer, uint32_t* data, int64_t i, uint32_t value, Site site);
 
 // --- shared memory
 // Bytes of the block's shared memory that a kernel has taken.
@@ -73,7 +113,10 @@ void write_shared(Range range, int64_t offset, uint32_t size, const void* value,
 // --- asynchronous copies
 template <class T, class Data>
 const void* read_async(const Buffer& buffer, Data* data, int64_t i, uint32_t size, Site site) {
-    return read_bytes(buffer, data, i * int64_t(sizeof(T)), size, 16, site);
+    if (size > 16) {
+        fault(site, "asynchronous copy: of 16 bytes, %u valid ones", size);
+    }
+    return read_bytes(buffer, data, offset_of<T>(i), size, 16, site);
 }
 void copy_async(Range range, int64_t offset, const void* src, uint32_t valid_bytes, Site site);
 void copy_async_commit();
@@ -127,18 +170,21 @@ struct Argument {
 struct Registration {
     const char* name;
     uint32_t warp, max_threads, arity;
+    uint64_t writes;  // bit i: parameter i is a tensor that the kernel may write to
     int32_t (*mismatch)(const EmulatorArg* args);
     void (*call)(const Argument* args);
     const Registration* next;
 
-    Registration(const char* name, uint32_t warp, uint32_t max_threads, uint32_t arity,
+    Registration(const char* name, uint32_t warp, uint32_t max_threads, uint32_t arity, uint64_t writes,
                  int32_t (*mismatch)(const EmulatorArg*), void (*call)(const Argument*));
 };
 
 // From the argument as the host passes it to the parameter as the kernel declares it.
 template <class P>
 struct Parameter {
-    static bool fits(const EmulatorArg& arg) { return arg.kind == 1 && arg.size == sizeof(P); }
+    static constexpr bool WRITES = false;
+    static constexpr uint32_t KIND = std::is_floating_point_v<P> ? 2 : 1;
+    static bool fits(const EmulatorArg& arg) { return arg.kind == KIND && arg.size == sizeof(P); }
     static P from(const Argument& arg) {
         P value;
         std::memcpy(&value, &arg.given.value, sizeof(P));
@@ -159,6 +205,13 @@ struct Entry;
 template <class... P, void (*Function)(P...)>
 struct Entry<Function> {
     static constexpr uint32_t ARITY = sizeof...(P);
+    static_assert(ARITY <= 64);
+
+    static constexpr uint64_t writes() {
+        uint64_t bits = 0, bit = 1;
+        ((bits |= Parameter<P>::WRITES ? bit : 0, bit <<= 1), ...);
+        return bits;
+    }
 
     static int32_t mismatch(const EmulatorArg* args) {
         const EmulatorArg* arg = args;

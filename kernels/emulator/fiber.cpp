@@ -1,10 +1,10 @@
 // Switching stacks: the registers that a callee must keep go onto the old stack, and come from the new one.
 #include "fiber.h"
 
-#include <cstdint>
 #include <cstring>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #define WITH_ASAN 1
 #else
@@ -120,11 +120,21 @@ void begin(void* argument) {
 
 }  // namespace
 
-void prepare(Fiber& fiber, char* stack, void (*entry)(void*), void* argument) {
-    fiber.stack = stack;
+void forget_frames(Fiber& fiber) {
+#if WITH_ASAN
+    if (fiber.stack_pointer != nullptr) {
+        const auto* frames = static_cast<const char*>(fiber.stack_pointer);
+        __asan_unpoison_memory_region(frames, std::size_t(fiber.stack + STACK_BYTES - frames));
+    }
+#endif
+    fiber.stack_pointer = nullptr;
+}
+
+void prepare(Fiber& fiber, void (*entry)(void*), void* argument) {
+    forget_frames(fiber);
     fiber.fake_stack = nullptr;
     // The start lies at the top of the stack, the first frame below it.
-    char* top = stack + STACK_BYTES - 64;
+    char* top = fiber.stack + STACK_BYTES - 64;
     const Start start{entry, argument};
     std::memcpy(top, &start, sizeof(start));
     void** frame = reinterpret_cast<void**>(top);

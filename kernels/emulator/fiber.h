@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace emulator {
 
@@ -11,10 +12,22 @@ struct Fiber {
     void* fake_stack = nullptr;     // AddressSanitizer's, while suspended
 };
 
+#if defined(__SANITIZE_ADDRESS__)
+constexpr std::size_t STACK_BYTES = 512 << 10;  // gaps between variables, and none of them shares a place
+#else
 constexpr std::size_t STACK_BYTES = 128 << 10;
+#endif
 
-// Makes the fiber ready to begin at `entry(argument)`, on `stack`. `entry` must not return.
-void prepare(Fiber& fiber, char* stack, void (*entry)(void*), void* argument);
+// A stack of STACK_BYTES, below it a page that nobody may touch; null if there is no memory. Stacks given back are kept for
+// this thread of the host.
+char* take_stack();
+void give_stack(char* stack);
+
+// Forgets what frames that will never return have told AddressSanitizer about their stack.
+void forget_frames(Fiber& fiber);
+
+// Makes the fiber, which has a stack, ready to begin at `entry(argument)`. `entry` must not return.
+void prepare(Fiber& fiber, void (*entry)(void*), void* argument);
 
 // Runs `fiber` on this thread until it suspends itself.
 void resume(Fiber& fiber);

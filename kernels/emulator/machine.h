@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,10 +12,11 @@
 namespace emulator {
 
 constexpr uint32_t MAX_WARP = 64;
+constexpr uint32_t MAX_THREADS = 1024;
 constexpr uint32_t NUM_BARRIERS = 16;
 
 // What threads of a warp do together.
-enum class Together { Shuffle, Vote, WarpBarrier, Barrier, Multiply, LoadMatrices, StoreMatrices };
+enum class Together { ShuffleXor, ShuffleDown, Shuffle, Vote, WarpBarrier, Barrier, Multiply, LoadMatrices, StoreMatrices };
 const char* name_of(Together what);
 
 enum class State { Ready, WithWarp, AtBarrier, Polling, Done };
@@ -28,17 +30,21 @@ struct Copy {
 };
 
 struct Block;
+struct Launch;
+struct Warp;
 
 struct Thread {
     Fiber fiber;
     Block* block;
+    Warp* warp;
+    uint32_t lane;
     Position position;
-    State state = State::Ready;
-    Site site{"", 0};  // of what it waits for
-    std::vector<Copy> open;                  // copies since the last commit
-    std::vector<std::vector<Copy>> groups;   // committed, oldest first
-    uint64_t progress_seen = ~uint64_t(0);   // when it last polled
-    uint32_t taken_bytes = 0;                // of shared memory
+    State state;
+    Site site;  // of what it waits for
+    std::vector<Copy> open;                 // copies since the last commit
+    std::vector<std::vector<Copy>> groups;  // committed, oldest first
+    uint64_t progress_seen;                 // when it last polled
+    uint32_t taken_bytes;                   // of shared memory
 
     uint32_t index() const { return position.thread; }
 };
@@ -46,43 +52,50 @@ struct Thread {
 // The threads that execute together, and what orders their accesses to shared memory: an access of warp w at its clock c
 // comes before one of warp v if c <= v.seen[w], and before one of another thread of w if c < w.clock.
 struct Warp {
+    Thread* threads;  // of lane 0, the others behind it
     uint32_t index;
-    uint32_t arrived = 0, exited = 0;
-    Together what{};
-    Site site{"", 0};
+    uint32_t arrived, exited;
+    Together what;
+    Site site;
     void* operands[MAX_WARP];
-    uint32_t clock = 1;
+    uint32_t clock;
     std::vector<uint32_t> seen;
+    std::vector<Thread*> ready;  // for the skewed schedule
 };
 
 struct Barrier {
-    uint32_t threads = 0;  // 0: nobody has come since it last completed
-    uint64_t arrived = 0, waiting = 0;  // bits of warps
-    Site site{"", 0};
+    uint32_t threads;  // 0: nobody has come since it last completed
+    uint64_t arrived, waiting;  // bits of warps
+    Site site;
     std::vector<uint32_t> joined;  // clocks of those who have come
 };
 
 // What is known of two bytes of shared memory.
 struct Cell {
-    uint32_t write_clock = 0;
-    uint16_t writer = 0;  // thread + 1; 0: none
-    uint8_t written = 0, pending = 0;
+    uint32_t write_clock;
+    uint16_t writer;  // thread + 1; 0: none
+    uint8_t written, pending;
+    uint32_t readers;  // bits of the warps that have read it since
 };
-
-struct Launch;
+static_assert(MAX_THREADS / 32 <= 32, "a bit of `readers` for each warp");
 
 struct Block {
     Launch* launch;
-    uint32_t index[3];
     std::vector<Thread> threads;
     std::vector<Warp> warps;
     Barrier barriers[NUM_BARRIERS];
     uint32_t running;  // threads that have not ended
     uint8_t* shared = nullptr;
     std::vector<Cell> cells;
-    std::vector<uint32_t> reads;  // [cell][warp]: clock << 8 | lane + 1, or SEVERAL in place of the lane; 0: none
+    std::vector<uint32_t> reads;  // [cell][warp], where `readers` has the warp: clock << 8 | lane + 1, or SEVERAL lanes
 
-    Warp& warp_of(const Thread& thread);
+    explicit Block(Launch& launch);
+    ~Block();
+    Block(const Block&) = delete;
+    Block& operator=(const Block&) = delete;
+
+    // Makes it block `index` of the grid, and its threads ready.
+    void begin(uint64_t index);
 };
 
 // Threads that can go on, in the order of the schedule.
@@ -94,11 +107,15 @@ class Ready {
 
   private:
     uint64_t random();
+    Thread* pop_of_warp();
+
     uint32_t schedule_ = 0;
     uint64_t state_ = 0;
-    std::vector<Thread*> waiting_;
+    std::vector<Thread*> threads_;
     std::size_t head_ = 0;
-    Thread* last_ = nullptr;
+    // Of the skewed schedule: warps that have ready threads, and the one that runs.
+    std::vector<Warp*> warps_;
+    Warp* ahead_ = nullptr;
 };
 
 struct AccessLog;
@@ -110,6 +127,7 @@ struct Launch {
     uint32_t grid[3];
     uint32_t threads, shared_bytes;
     Ready ready;
+    std::vector<std::unique_ptr<Block>> blocks;  // alive
     std::vector<Thread*> polling;
     uint64_t progress = 0;
     EmulatorCounters counters{};
@@ -117,20 +135,30 @@ struct Launch {
     std::string failure;
 
     bool failed() const { return !failure.empty(); }
+    // Until all blocks have ended or there is a failure.
+    void run();
 };
 
-// The thread that runs now, and its warp.
-Thread& self();
-Warp& own_warp();
-uint32_t warp_size();
+// What runs on this thread of the host. `running_position` and `quick_accesses` go with it.
+extern __thread Thread* running_thread;
+extern __thread Launch* running_launch;
+inline Thread& self() { return *running_thread; }
+inline uint32_t warp_size() { return running_launch->settings.warp_size; }
+
+// Ends the launch with a report about a thread other than the one that runs.
+[[noreturn]] __attribute__((format(printf, 3, 4))) void fault_of(const Thread& thread, Site site, const char* format, ...);
 
 // Suspends the thread that runs now, in `state`, until it is woken.
 void sleep(State state, Site site);
 void wake(Thread& thread);
 
+// Why nobody can go on; what is open at the end of a block, empty if nothing is.
+std::string deadlock(const Launch& launch);
+std::string open_barrier(const Block& block);
+
 // Waits until every thread of the warp has come with its operand; the last one calls `leader`, which reads and writes
 // all operands and says whether the warp goes on at once (else all sleep at a barrier).
-bool together(Together what, Site site, void* operand, bool (*leader)(Warp& warp, Site site));
+void together(Together what, Site site, void* operand, bool (*leader)(Warp& warp, Site site));
 
 // Shared memory of the running thread's block, checked.
 void check_shared(Range range, int64_t offset, uint32_t size, Site site);
@@ -139,12 +167,16 @@ void note_shared_write(uint32_t start, uint32_t size, const Thread& writer, Site
 
 // Counting, where the settings ask for it.
 enum class Space { Shared, Global };
-void count_access(Space space, uint64_t address, uint32_t size, Site site);
+void log_access(Space space, uint64_t address, uint32_t size, Site site);
+inline void count_access(Space space, uint64_t address, uint32_t size, Site site) {
+    if (running_launch->settings.count_accesses) {
+        log_access(space, address, size, site);
+    }
+}
 void finish_counting(Launch& launch);
 
-// A stack for a fiber, and back.
-char* take_stack();
-void give_stack(char* stack);
+// The marks of the bytes from `address`, null if they are not inside of one allocation.
+uint8_t* marks_of(const void* address, uint64_t bytes);
 
 std::string place(const Thread& thread, Site site);
 

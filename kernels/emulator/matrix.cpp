@@ -68,7 +68,10 @@ bool load_four(Warp& warp, Site site) {
     Block& block = *self().block;
     for (uint32_t lane = 0; lane < LANES; lane++) {
         const auto* mine = static_cast<const Matrices*>(warp.operands[lane]);
-        note_shared_read(mine->start, ROW_BYTES, block.threads[warp.index * LANES + lane], site);
+        if (mine->transposed != static_cast<const Matrices*>(warp.operands[0])->transposed) {
+            fault(site, "divergence: load_matrices, transposed in some lanes only");
+        }
+        note_shared_read(mine->start, ROW_BYTES, warp.threads[lane], site);
     }
     for (uint32_t lane = 0; lane < LANES; lane++) {
         const auto* mine = static_cast<const Matrices*>(warp.operands[lane]);
@@ -90,7 +93,7 @@ bool store_four(Warp& warp, Site site) {
     Block& block = *self().block;
     for (uint32_t lane = 0; lane < LANES; lane++) {
         const auto* mine = static_cast<const Matrices*>(warp.operands[lane]);
-        note_shared_write(mine->start, ROW_BYTES, block.threads[warp.index * LANES + lane], site);
+        note_shared_write(mine->start, ROW_BYTES, warp.threads[lane], site);
     }
     for (uint32_t lane = 0; lane < LANES; lane++) {
         const auto* mine = static_cast<const Matrices*>(warp.operands[lane]);

@@ -22,7 +22,6 @@ std::map<uintptr_t, Allocation>& allocations() {
 
 }  // namespace
 
-// The marks of the bytes from `address`, null if they are not inside of one allocation.
 uint8_t* marks_of(const void* address, uint64_t bytes) {
     const std::shared_lock<std::shared_mutex> guard(lock);
     const auto start = reinterpret_cast<uintptr_t>(address);
@@ -35,42 +34,45 @@ uint8_t* marks_of(const void* address, uint64_t bytes) {
     return inside ? allocation.written + (start - base) : nullptr;
 }
 
-const void* read_bytes(const Buffer& buffer, const void* data, int64_t offset, uint32_t size, uint32_t alignment,
-                       Site site) {
-    if (offset < 0 || uint64_t(offset) + size > buffer.bytes) {
-        fault(site, "reads bytes %lld to %lld of a tensor of %llu bytes", (long long)offset,
-              (long long)offset + size, (unsigned long long)buffer.bytes);
+namespace {
+
+void check(const Buffer& buffer, const char* does, const char* address, int64_t offset, uint32_t size, uint32_t alignment,
+           Site site) {
+    if (quick_accesses == 0 && !running_launch->settings.count_accesses) {
+        fault(site, "deadlock: the thread goes on and on without waiting for another one");
     }
-    const char* address = static_cast<const char*>(data) + offset;
+    if (!is_inside(buffer, offset, size)) {
+        fault(site, "out of bounds: %s the %u bytes from %lld on of a tensor of %llu", does, size, (long long)offset,
+              (unsigned long long)buffer.bytes);
+    }
     if (reinterpret_cast<uintptr_t>(address) % alignment != 0) {
-        fault(site, "reads %u bytes at an address that is not a multiple of %u", size, alignment);
-    }
-    for (uint32_t i = 0; i < size; i++) {
-        if (!buffer.written[offset + i]) {
-            fault(site, "reads byte %lld of a tensor of %llu bytes, which nothing has written", (long long)offset + i,
-                  (unsigned long long)buffer.bytes);
-        }
+        fault(site, "misaligned: %s %u bytes at an address that is not a multiple of %u", does, size, alignment);
     }
     count_access(Space::Global, reinterpret_cast<uint64_t>(address), size, site);
+}
+
+}  // namespace
+
+const void* read_bytes(const Buffer& buffer, const void* data, int64_t offset, uint32_t size, uint32_t alignment,
+                       Site site) {
+    const char* address = static_cast<const char*>(data) + offset;
+    check(buffer, "reads", address, offset, size, alignment, site);
+    if (!are_written(buffer.written + offset, size)) {
+        int64_t first = offset;
+        while (buffer.written[first]) {
+            first++;
+        }
+        fault(site, "uninitialised: reads byte %lld of a tensor of %llu, not written since its memory was allocated or freed",
+              (long long)first, (unsigned long long)buffer.bytes);
+    }
     return address;
 }
 
 void* write_bytes(const Buffer& buffer, void* data, int64_t offset, uint32_t size, Site site) {
-    if (offset < 0 || uint64_t(offset) + size > buffer.bytes) {
-        fault(site, "writes bytes %lld to %lld of a tensor of %llu bytes", (long long)offset,
-              (long long)offset + size, (unsigned long long)buffer.bytes);
-    }
     char* address = static_cast<char*>(data) + offset;
-    if (reinterpret_cast<uintptr_t>(address) % size != 0) {
-        fault(site, "writes %u bytes at an address that is not a multiple of them", size);
-    }
+    check(buffer, "writes", address, offset, size, size, site);
     std::memset(buffer.written + offset, 1, size);
-    count_access(Space::Global, reinterpret_cast<uint64_t>(address), size, site);
     return address;
-}
-
-uint32_t atomic_add(uint32_t* address, uint32_t value) {
-    return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);
 }
 
 }  // namespace emulator
@@ -78,11 +80,12 @@ uint32_t atomic_add(uint32_t* address, uint32_t value) {
 using namespace emulator;
 
 extern "C" void* emulator_allocate(uint64_t bytes, uint64_t alignment) {
-    const uint64_t padded = (bytes + alignment - 1) / alignment * alignment;
-    void* memory = std::aligned_alloc(alignment, padded == 0 ? alignment : padded);
+    void* memory = nullptr;
+    // As long as it says and no longer, so that AddressSanitizer sees what leaves it.
+    const bool is_there = posix_memalign(&memory, alignment, bytes == 0 ? 1 : bytes) == 0;
     auto* written = static_cast<uint8_t*>(std::malloc(bytes == 0 ? 1 : bytes));
-    if (memory == nullptr || written == nullptr) {
-        std::free(memory);
+    if (!is_there || written == nullptr) {
+        std::free(is_there ? memory : nullptr);
         std::free(written);
         return nullptr;
     }

@@ -6,7 +6,9 @@ namespace emulator {
 
 const char* name_of(Together what) {
     switch (what) {
-        case Together::Shuffle: return "a shuffle";
+        case Together::ShuffleXor: return "shuffle_xor";
+        case Together::ShuffleDown: return "shuffle_down";
+        case Together::Shuffle: return "shuffle";
         case Together::Vote: return "a vote";
         case Together::WarpBarrier: return "warp_sync";
         case Together::Barrier: return "a barrier";
@@ -17,9 +19,9 @@ const char* name_of(Together what) {
     return "?";
 }
 
-bool together(Together what, Site site, void* operand, bool (*leader)(Warp& warp, Site site)) {
+void together(Together what, Site site, void* operand, bool (*leader)(Warp& warp, Site site)) {
     Thread& me = self();
-    Warp& warp = own_warp();
+    Warp& warp = *me.warp;
     if (warp.exited > 0) {
         fault(site, "divergence: %s, but %u threads of the warp have ended", name_of(what), warp.exited);
     }
@@ -30,29 +32,27 @@ bool together(Together what, Site site, void* operand, bool (*leader)(Warp& warp
         fault(site, "divergence: %s, but another thread of the warp is at %s in line %d", name_of(what),
               name_of(warp.what), warp.site.line);
     }
-    warp.operands[me.index() % warp_size()] = operand;
+    warp.operands[me.lane] = operand;
     if (++warp.arrived < warp_size()) {
         sleep(State::WithWarp, site);
-        return true;
+        return;
     }
     warp.arrived = 0;
     const bool goes_on = leader(warp, site);
-    const State state = goes_on ? State::Ready : State::AtBarrier;
     for (uint32_t lane = 0; lane < warp_size(); lane++) {
-        Thread& other = me.block->threads[warp.index * warp_size() + lane];
+        Thread& other = warp.threads[lane];
         if (&other == &me) {
             continue;
         }
         if (goes_on) {
             wake(other);
         } else {
-            other.state = state;
+            other.state = State::AtBarrier;
         }
     }
     if (!goes_on) {
         sleep(State::AtBarrier, site);
     }
-    return true;
 }
 
 namespace {
@@ -67,19 +67,20 @@ template <Pick PICK>
 bool exchange(Warp& warp, Site site) {
     const uint32_t size = warp_size();
     for (uint32_t lane = 0; lane < size; lane++) {
+        const Thread& thread = warp.threads[lane];
         auto* mine = static_cast<Exchange*>(warp.operands[lane]);
         const auto* first = static_cast<const Exchange*>(warp.operands[0]);
         if (PICK != Pick::Index && mine->selector != first->selector) {
-            fault(site, "a shuffle by %u in one lane and by %u in another", first->selector, mine->selector);
+            fault(site, "divergence: a shuffle by %u in one lane and by %u in another", first->selector, mine->selector);
         }
         uint32_t source = PICK == Pick::Xor ? lane ^ mine->selector
                           : PICK == Pick::Down ? lane + mine->selector
                                                : mine->selector;
-        if (PICK == Pick::Down && source >= size) {
+        if (PICK == Pick::Down && mine->selector < size && source >= size) {
             source = lane;
         }
         if (source >= size) {
-            fault(site, "a shuffle from lane %u of %u", source, size);
+            fault_of(thread, site, "out of bounds: a shuffle from lane %u of %u", source, size);
         }
         mine->result = static_cast<const Exchange*>(warp.operands[source])->value;
     }
@@ -90,13 +91,13 @@ bool exchange(Warp& warp, Site site) {
 
 uint32_t shuffle_xor(uint32_t value, uint32_t mask, Site site) {
     Exchange mine{value, mask, 0};
-    together(Together::Shuffle, site, &mine, exchange<Pick::Xor>);
+    together(Together::ShuffleXor, site, &mine, exchange<Pick::Xor>);
     return mine.result;
 }
 
 uint32_t shuffle_down(uint32_t value, uint32_t distance, Site site) {
     Exchange mine{value, distance, 0};
-    together(Together::Shuffle, site, &mine, exchange<Pick::Down>);
+    together(Together::ShuffleDown, site, &mine, exchange<Pick::Down>);
     return mine.result;
 }
 

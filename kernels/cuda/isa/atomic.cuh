@@ -10,7 +10,7 @@ DEVICE u32 atomic_add(Global<u32> x, u64 i, u32 value SITE) {
 #if ON_GPU
     return atomicAdd(x.data + i, value);
 #else
-    return emulator::atomic_add(emulator::write_atomic<u32>(x.buffer, x.data, x.first + i64(i), site), value);
+    return emulator::atomic_add(x.buffer, x.data, x.first + i64(i), value, site);
 #endif
 }
 
@@ -22,7 +22,7 @@ DEVICE u32 load_acquire(Global<u32> x, u64 i SITE) {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(x.data + i) : "memory");
     return value;
 #else
-    return emulator::poll(emulator::read<u32>(x.buffer, x.data, x.first + i64(i), 4, site), site);
+    return emulator::load_acquire(x.buffer, x.data, x.first + i64(i), site);
 #endif
 }
 
@@ -31,6 +31,6 @@ DEVICE void store_release(Global<u32> x, u64 i, u32 value SITE) {
 #if ON_GPU
     asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(x.data + i), "r"(value) : "memory");
 #else
-    *emulator::write_atomic<u32>(x.buffer, x.data, x.first + i64(i), site) = value;
+    emulator::store_release(x.buffer, x.data, x.first + i64(i), value, site);
 #endif
 }

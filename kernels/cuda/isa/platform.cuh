@@ -38,11 +38,11 @@ using i64 = long long;
 #define KERNEL(name, max_threads, ...)                                                                       \
     static void name(__VA_ARGS__);                                                                           \
     static const ::emulator::Registration name##_registration(                                               \
-        #name, WARP, max_threads, ::emulator::Entry<&name>::ARITY, ::emulator::Entry<&name>::mismatch,       \
-        ::emulator::Entry<&name>::call);                                                                     \
+        #name, WARP, max_threads, ::emulator::Entry<&name>::ARITY, ::emulator::Entry<&name>::writes(),       \
+        ::emulator::Entry<&name>::mismatch, ::emulator::Entry<&name>::call);                                 \
     static void name(__VA_ARGS__)
-#define SITE , ::EmulatorSite site = ::EmulatorSite{__builtin_FILE(), __builtin_LINE()}
-#define SITE_ONLY ::EmulatorSite site = ::EmulatorSite{__builtin_FILE(), __builtin_LINE()}
+#define SITE , ::EmulatorSite site = ::EmulatorSite::here()
+#define SITE_ONLY ::EmulatorSite site = ::EmulatorSite::here()
 #define PASS_SITE , site
 #define PASS_SITE_ONLY site
 #define UNROLL

@@ -12,6 +12,8 @@ mod combine;
 mod cross_entropy;
 mod elementwise;
 mod embedding;
+#[cfg(feature = "emulator")]
+mod emulator;
 mod gemm;
 mod grad_norm;
 #[cfg(feature = "emulator")]

@@ -45,7 +45,8 @@ pub(crate) fn counting(body: impl Fn(&Context<Dev>)) {
     run(Settings { count_accesses: true, ..Settings::default() }, body);
 }
 
-fn settings(warp_size: u32) -> [Settings; 4] {
+/// The settings of [`for_each_setting`], for warps of this size.
+pub(crate) fn settings(warp_size: u32) -> [Settings; 4] {
     let with = |schedule, completion| Settings { schedule, completion, warp_size, ..Settings::default() };
     [
         with(Schedule::RoundRobin, Completion::Early),

@@ -202,8 +202,10 @@ pub(super) enum OwnedArg {
     Buffer(Range, bool),
     /// A null pointer.
     Absent,
-    /// A scalar: its bits and bytes.
-    Scalar(u64, u32),
+    /// An integer: its bits and bytes.
+    Integer(u64, u32),
+    /// A number.
+    Float(f32),
 }
 
 impl OwnedArg {
@@ -216,7 +218,10 @@ impl OwnedArg {
                 bytes: range.size_bytes as u64,
             },
             OwnedArg::Absent => EmulatorArg { kind: 0, size: 0, value: 0, bytes: 0 },
-            OwnedArg::Scalar(bits, size) => EmulatorArg { kind: 1, size: *size, value: *bits, bytes: 0 },
+            OwnedArg::Integer(bits, size) => EmulatorArg { kind: 1, size: *size, value: *bits, bytes: 0 },
+            OwnedArg::Float(value) => {
+                EmulatorArg { kind: 2, size: 4, value: u64::from(value.to_bits()), bytes: 0 }
+            }
         }
     }
 }

@@ -79,10 +79,10 @@ fn argument(arg: Arg<'_, EmulatedMemory>) -> OwnedArg {
         Arg::Read(span) => OwnedArg::Buffer(range(span), false),
         Arg::Write(span) => OwnedArg::Buffer(range(span), true),
         Arg::Absent => OwnedArg::Absent,
-        Arg::U32(value) => OwnedArg::Scalar(u64::from(value), 4),
-        Arg::I32(value) => OwnedArg::Scalar(u64::from(value.cast_unsigned()), 4),
-        Arg::U64(value) => OwnedArg::Scalar(value, 8),
-        Arg::F32(value) => OwnedArg::Scalar(u64::from(value.to_bits()), 4),
+        Arg::U32(value) => OwnedArg::Integer(u64::from(value), 4),
+        Arg::I32(value) => OwnedArg::Integer(u64::from(value.cast_unsigned()), 4),
+        Arg::U64(value) => OwnedArg::Integer(value, 8),
+        Arg::F32(value) => OwnedArg::Float(value),
     }
 }
 

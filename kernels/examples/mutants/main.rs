@@ -1,0 +1,166 @@
+//! Mutation score of the kernels: makes small mistakes in `kernels/cuda`, one at a time, and counts those that the
+//! tests on the emulator see. docs/emulator.md holds the result.
+//!
+//! `cargo run -p tisserand-kernels --example mutants -- [--family F] [--at FILE:LINE]
+//! [--limit N] [--seed S] [--jobs J] [--json FILE] [--list]`
+
+mod mutate;
+mod place;
+mod report;
+mod run;
+#[path = "../../build/sources.rs"]
+mod sources;
+mod tokens;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use mutate::Mistake;
+use place::{Kernels, Mutant};
+use report::Verdict;
+use run::Workshop;
+
+struct Options {
+    family: Option<String>,
+    at: Option<String>,
+    limit: usize,
+    seed: u64,
+    jobs: usize,
+    json: Option<PathBuf>,
+    list: bool,
+}
+
+fn options() -> Options {
+    let mut options =
+        Options { family: None, at: None, limit: 240, seed: 1, jobs: 2, json: None, list: false };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().unwrap_or_else(|| panic!("{word} needs a value"));
+        let number = |text: String| text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
+        match word.as_str() {
+            "--family" => options.family = Some(value()),
+            "--at" => options.at = Some(value()),
+            "--limit" => options.limit = number(value()) as usize,
+            "--seed" => options.seed = number(value()),
+            "--jobs" => options.jobs = number(value()) as usize,
+            "--json" => options.json = Some(value().into()),
+            "--list" => options.list = true,
+            other => panic!("{other}: no such option"),
+        }
+    }
+    options
+}
+
+/// splitmix64 (Steele, Lea, Flood 2014).
+fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// `limit` of the mutants: families in turn, and the kinds of mistakes of each in turn, drawn by the seed.
+fn chosen(mutants: Vec<Mutant>, limit: usize, seed: u64) -> Vec<Mutant> {
+    let mut groups: BTreeMap<String, BTreeMap<Mistake, Vec<Mutant>>> = BTreeMap::new();
+    for mutant in mutants {
+        let of_family = groups.entry(mutant.family.clone()).or_default();
+        of_family.entry(mutant.change.mistake).or_default().push(mutant);
+    }
+    let mut turns: VecDeque<VecDeque<Vec<Mutant>>> =
+        groups.into_values().map(|kinds| kinds.into_values().collect()).collect();
+    let (mut state, mut found) = (seed, Vec::new());
+    while found.len() < limit
+        && let Some(mut kinds) = turns.pop_front()
+    {
+        let mut left = kinds.pop_front().expect("a family without mutants has no turn");
+        found.push(left.swap_remove(next_random(&mut state) as usize % left.len()));
+        if !left.is_empty() {
+            kinds.push_back(left);
+        }
+        if !kinds.is_empty() {
+            turns.push_back(kinds);
+        }
+    }
+    found
+}
+
+fn main() {
+    let options = options();
+    let package = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let kernels = Kernels::read(&package.join("cuda"));
+    let mut mutants = kernels.mutants();
+    mutants.retain(|mutant| options.family.as_ref().is_none_or(|family| mutant.family == *family));
+    let place = |mutant: &Mutant| format!("{}:{}", mutant.file, mutant.line);
+    mutants.retain(|mutant| options.at.as_ref().is_none_or(|at| place(mutant) == *at));
+    let offered = mutants.len();
+    let mutants = chosen(mutants, options.limit, options.seed);
+    eprintln!("{} of {offered} mutants", mutants.len());
+    if options.list {
+        mutants.iter().for_each(|mutant| println!("{}", report::line(mutant)));
+        return;
+    }
+    let program = std::env::current_exe().expect("a program has a path");
+    let target = program.ancestors().nth(3).expect("examples lie in target/PROFILE/examples").to_owned();
+    let workshop = Workshop { package, folder: target.join("mutants") };
+    let save = |verdicts: &[Verdict]| {
+        if let Some(path) = &options.json {
+            std::fs::write(path, report::json(verdicts))
+                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        }
+    };
+    let verdicts = judge_all(&workshop, &kernels, &mutants, options.jobs, save);
+    print!("{}", report::tables(&verdicts));
+}
+
+/// What became of each mutant; `save` learns of all so far after every one.
+fn judge_all(
+    workshop: &Workshop,
+    kernels: &Kernels,
+    mutants: &[Mutant],
+    jobs: usize,
+    save: impl Fn(&[Verdict]) + Sync,
+) -> Vec<Verdict> {
+    let start = Instant::now();
+    let base = workshop.base(kernels);
+    let program = workshop.program();
+    eprintln!("library and test program: {} s", start.elapsed().as_secs());
+    assert_sound(&program, &workshop.folder.join("base"), mutants);
+    let todo = Mutex::new(mutants.iter().enumerate());
+    let verdicts = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for worker in 0..jobs {
+            let (base, program, todo, verdicts, save) = (&base, &program, &todo, &verdicts, &save);
+            scope.spawn(move || {
+                loop {
+                    let next = todo.lock().expect("no worker panics with it").next();
+                    let Some((at, mutant)) = next else { break };
+                    let start = Instant::now();
+                    let outcome = workshop.judge(worker, kernels, base, program, mutant);
+                    let seconds = start.elapsed().as_secs_f64();
+                    eprintln!("{at}: {} {outcome:?} {seconds:.1} s", report::line(mutant));
+                    let verdict = Verdict { mutant: mutant.clone(), outcome, seconds };
+                    let mut verdicts = verdicts.lock().expect("no worker panics with it");
+                    verdicts.push(verdict);
+                    save(&verdicts);
+                }
+            });
+        }
+    });
+    eprintln!("all: {} s", start.elapsed().as_secs());
+    verdicts.into_inner().expect("no worker panicked")
+}
+
+/// Kernels that fail by themselves prove nothing about mutants.
+fn assert_sound(program: &Path, library: &Path, mutants: &[Mutant]) {
+    let mut families: Vec<&str> = mutants.iter().map(|mutant| mutant.family.as_str()).collect();
+    families.sort_unstable();
+    families.dedup();
+    for family in families.into_iter().filter(|family| *family != "shared") {
+        let start = Instant::now();
+        let outcome = run::test(program, library, family);
+        eprintln!("{family} as it is: {outcome:?} {:.1} s", start.elapsed().as_secs_f64());
+        assert_eq!(outcome, run::Outcome::Survived, "{family}");
+    }
+}
