@@ -140,7 +140,8 @@ fn choose(config: &Config, place: Place, fault: Fault) -> Result<DeviceChoice> {
         return device::choose(config, place);
     }
     let Place { local_rank, link, progress, .. } = place;
-    let Link::Threads([world, inner]) = link else { panic!("a fault needs several ranks") };
+    let Link::Threads(seats) = link else { panic!("a fault needs several ranks") };
+    let [world, inner] = seats.cpu();
     let device = Cpu::new(1)?;
     let make = Box::new(move |model, step: StepConfig, arena_bytes| {
         if fault.how == How::Input {

@@ -57,6 +57,11 @@ impl ThreadSeats {
         seats.collect()
     }
 
+    /// Those for CPUs.
+    pub fn cpu(self) -> [Seat<Cpu>; 2] {
+        self.cpu
+    }
+
     /// What ends the calls of all ranks.
     pub fn aborters(&self) -> Vec<Aborter> {
         let cpu = self.cpu.iter().map(boxed);
@@ -129,7 +134,7 @@ pub(super) trait Linked: Device {
 
 impl Linked for Cpu {
     fn seats(seats: ThreadSeats) -> [Seat<Self>; 2] {
-        seats.cpu
+        seats.cpu()
     }
 
     #[cfg(feature = "mpi")]
