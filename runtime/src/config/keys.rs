@@ -41,7 +41,7 @@ pub(super) const KEYS: &[Key] = &[
     key("run.name", "string", "the file's name", Free, "Name in reports."),
     key("run.dir", "path", "runs/NAME", Free, "Folder of the run."),
     key("run.seed", "integer", "1234", Identity, "Key of initial weights, data order and rounding noise."),
-    key("run.device", "cpu, cuda", "cpu", Free, "What computes. cuda: plans only, as yet."),
+    key("run.device", "cpu, cuda", "cpu", Free, "What computes. cuda: in a build with the feature cuda or emulator."),
     key("run.threads", "integer", "0", Free, "CPU worker threads per rank; 0 = cores / local ranks."),
     key("run.max_minutes", "number", "0", Free, "Save and exit 75 before this; 0 = Slurm's limit, else none."),
     key("run.collective_timeout_s", "number", "600", Free, "Seconds after which a collective counts as hung."),
