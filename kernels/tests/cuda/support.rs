@@ -8,11 +8,11 @@ mod gpu;
 use tisserand_kernels::{Context, Cpu, DType};
 
 #[cfg(feature = "emulator")]
+pub(crate) use emulated::settings;
+#[cfg(feature = "emulator")]
 pub(crate) use emulated::{
     Dev, assert_coalesced, context, counting, for_each_setting, in_one_setting, with_warps_of_64,
 };
-#[cfg(feature = "emulator")]
-pub(crate) use emulated::settings;
 #[cfg(not(feature = "emulator"))]
 pub(crate) use gpu::{Dev, assert_coalesced, for_each_setting, in_one_setting, with_warps_of_64};
 
