@@ -36,12 +36,13 @@ pub(crate) fn build() {
         println!("cargo:rustc-link-lib=dylib=asan");
         println!("cargo:rustc-cfg=tisserand_asan");
     }
-    for folder in ["cuda", "cuda/isa", "emulator", "emulator/proofs"] {
+    for folder in ["cuda", "cuda/isa", "emulator", "emulator/proofs", "tests/cuda/instructions"] {
         println!("cargo:rerun-if-changed={folder}");
     }
     let out = PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets OUT_DIR"));
     let mut build = compiler(asan);
-    let sources = ["cuda", "emulator/proofs"].map(|folder| files(Path::new(folder), "cu"));
+    let folders = ["cuda", "emulator/proofs", "tests/cuda/instructions"];
+    let sources = folders.map(|folder| files(Path::new(folder), "cu"));
     for source in sources.iter().flatten() {
         for warp in warps(source) {
             build.file(wrapper(source, *warp, &out));

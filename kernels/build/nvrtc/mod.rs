@@ -1,5 +1,6 @@
 //! Feature `cuda`: every `cuda/*.cu` through NVRTC, as machine code for sm_80 and sm_90a and as PTX for later GPUs, and
-//! `$OUT_DIR/cubins.rs`, which `src/cuda/modules.rs` includes. Nothing of CUDA is needed but libnvrtc: no headers, no
+//! `$OUT_DIR/cubins.rs`, which `src/cuda/modules.rs` includes. The same for the kernels of `tests/cuda/instructions`, which
+//! prove the instruction layer, and `instructions.rs`. Nothing of CUDA is needed but libnvrtc: no headers, no
 //! host compiler, no GPU. See docs/cuda-build.md.
 
 mod accepted;
@@ -23,8 +24,12 @@ const TARGETS: [Target; 3] = [Target::Cubin("sm_80"), Target::Cubin("sm_90a"), T
 /// The version for which `cuda/accepted.txt` is complete: that of `cuda/toolchain.sh`.
 const PINNED: (u32, u32) = (12, 4);
 
+/// Kernels of tests.
+const INSTRUCTIONS: &str = "tests/cuda/instructions";
+
 pub(crate) fn build() {
     println!("cargo::rerun-if-changed=cuda");
+    println!("cargo::rerun-if-changed={INSTRUCTIONS}");
     let result = if is_lint() { no_images() } else { compile_all() };
     if let Err(message) = result {
         for line in message.lines().filter(|line| !line.is_empty()) {
@@ -41,7 +46,7 @@ fn is_lint() -> bool {
 
 fn no_images() -> Result<(), String> {
     println!("cargo::rustc-env=TISSERAND_NVRTC_VERSION=none");
-    table::write(&out(), table::EMPTY)
+    table::TABLES.iter().try_for_each(|table| table::write(&out(), table, table::EMPTY))
 }
 
 fn out() -> PathBuf {
@@ -51,10 +56,17 @@ fn out() -> PathBuf {
 fn compile_all() -> Result<(), String> {
     let nvrtc = locate::nvrtc(Path::new("cuda/toolchain.sh"))?;
     println!("cargo::rustc-env=TISSERAND_NVRTC_VERSION={}.{}", nvrtc.version.0, nvrtc.version.1);
-    let families = compile::families(Path::new("cuda"))?;
+    let cuda = Path::new("cuda");
+    let mut families = compile::families(cuda, &[])?;
+    let num_ours = families.len();
+    families.extend(compile::families(Path::new(INSTRUCTIONS), &[cuda])?);
     let outputs = compile::compile(&nvrtc, &families, &TARGETS, &out())?;
     check(&nvrtc, &families, &outputs)?;
-    table::write(&out(), &table::cubins(&families, &outputs)?)
+    let ((ours, of_tests), (outputs, outputs_of_tests)) =
+        (families.split_at(num_ours), outputs.split_at(num_ours));
+    let [cubins, instructions] = table::TABLES;
+    table::write(&out(), cubins, &table::cubins(ours, outputs)?)?;
+    table::write(&out(), instructions, &table::cubins(of_tests, outputs_of_tests)?)
 }
 
 /// Refuses what ptxas reports and `cuda/accepted.txt` does not list, and what the list has and ptxas does not report.

@@ -1,4 +1,4 @@
-//! The Rust expression that embeds the images: the value of `MODULES` in `src/cuda/modules.rs`.
+//! The Rust expression that embeds the images: the values of the tables in `src/cuda/modules.rs`.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -15,9 +15,12 @@ Module { family: "", sm_80: &Aligned(*b"").0, sm_90a: &[], ptx: &[], kernels: &[
 ]
 "#;
 
-/// Writes the expression to where `src/cuda/modules.rs` includes it.
-pub(crate) fn write(out: &Path, table: &str) -> Result<(), String> {
-    fs::write(out.join("cubins.rs"), table).map_err(|e| format!("{}: {e}", out.display()))
+/// What `src/cuda/modules.rs` includes: the kernels, and those of tests.
+pub(crate) const TABLES: [&str; 2] = ["cubins.rs", "instructions.rs"];
+
+/// Writes the expression to where it is included.
+pub(crate) fn write(out: &Path, file: &str, table: &str) -> Result<(), String> {
+    fs::write(out.join(file), table).map_err(|e| format!("{}: {e}", out.join(file).display()))
 }
 
 /// A slice of `Module`. The outputs of a family are sm_80, sm_90a and PTX, in this order.
@@ -31,9 +34,9 @@ pub(crate) fn cubins(families: &[Family], outputs: &[Vec<Output>]) -> Result<Str
         let mut kernels = String::new();
         for name in entries(sm_80).union(&entries(sm_90a)) {
             if !seen.insert((*name).to_owned()) {
-                return Err(format!("cuda/{}.cu: another source has a kernel {name} too", family.name));
+                return Err(format!("{}: another source has a kernel {name} too", family.path));
             }
-            let missing = || format!("cuda/{}.cu: {name} is not there for every architecture", family.name);
+            let missing = || format!("{}: {name} is not there for every architecture", family.path);
             let max_threads =
                 image::max_threads(&String::from_utf8_lossy(&ptx.image), name).ok_or_else(missing)?;
             let (a, b) = (resources(sm_80, name)?, resources(sm_90a, name)?);

@@ -61,8 +61,9 @@ impl Workshop {
             assert!(self.compile(&source, &object), "{} does not compile", source.display());
             objects.push(object);
         }
-        let proofs = files(&self.package.join("emulator/proofs"), "cu");
-        for unit in kernels.unit_paths().into_iter().chain(proofs) {
+        let of_tests = ["emulator/proofs", "tests/cuda/instructions"];
+        let of_tests = of_tests.iter().flat_map(|folder| files(&self.package.join(folder), "cu"));
+        for unit in kernels.unit_paths().into_iter().chain(of_tests) {
             let made = self.compile_unit(&unit, &folder);
             objects.extend(made.unwrap_or_else(|| panic!("{} does not compile", unit.display())));
         }

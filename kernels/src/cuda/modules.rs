@@ -46,6 +46,10 @@ pub struct Resources {
 /// Every module, by family.
 pub static MODULES: &[Module] = include!(concat!(env!("OUT_DIR"), "/cubins.rs"));
 
+/// The kernels of `tests/cuda/instructions`: each instruction of the instruction layer by itself. A program that does not
+/// name them does not contain them.
+pub static INSTRUCTIONS: &[Module] = include!(concat!(env!("OUT_DIR"), "/instructions.rs"));
+
 /// Version of the NVRTC that compiled them, such as `12.4`. Machine code runs with every driver of the same major
 /// version or a later one; PTX needs a driver of this version or a later one.
 pub const NVRTC_VERSION: &str = env!("TISSERAND_NVRTC_VERSION");

@@ -10,7 +10,9 @@ use tisserand_kernels::{Class, Context, DType, Device};
 use crate::support::counting;
 use crate::support::{Dev, FLOATS, cpu, for_each_setting, in_one_setting, with_warps_of_64};
 
-use DType::{Bf16, F32};
+#[cfg(feature = "emulator")]
+use DType::Bf16;
+use DType::F32;
 
 fn shape(tokens: usize, rows: usize, hidden_size: usize) -> EmbeddingShape {
     EmbeddingShape { tokens, first_row: 0, rows, hidden_size }

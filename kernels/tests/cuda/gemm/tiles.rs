@@ -16,6 +16,7 @@ use Layout::{Nn, Nt, Tn};
 const LAYOUTS: [Layout; 3] = [Nt, Nn, Tn];
 
 /// Tiles whose operands are bf16.
+#[cfg(feature = "emulator")]
 const TILES: [Tile; 4] = [Tile::Large, Tile::Medium, Tile::Small, Tile::Converting];
 
 /// One product by one kernel; returns `c`.

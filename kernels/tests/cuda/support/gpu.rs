@@ -1,9 +1,11 @@
 //! The first GPU of this machine.
 
+use std::io::Write;
 use std::sync::OnceLock;
 
 use tisserand_kernels::cuda::driver::Driver;
 use tisserand_kernels::cuda::driver::cudarc::Cudarc;
+use tisserand_kernels::cuda::modules::INSTRUCTIONS;
 use tisserand_kernels::{Context, Cuda};
 
 use super::CAPACITY_BYTES;
@@ -14,12 +16,21 @@ pub(crate) type Dev = Cuda<Cudarc>;
 /// Opened once: every test has a stream of its own on it.
 static GPU: OnceLock<Cudarc> = OnceLock::new();
 
+/// The GPU. Without one the whole program ends, with one line instead of one failure for each test.
+fn open() -> Cudarc {
+    Cudarc::open_with(0, INSTRUCTIONS).unwrap_or_else(|error| {
+        // Not by eprintln!, which the harness keeps for itself.
+        let _nobody_to_tell = writeln!(std::io::stderr(), "{error}");
+        std::process::exit(1)
+    })
+}
+
 /// Runs `body` once; the emulator has the settings that a result must not depend on.
 ///
 /// # Panics
-/// Where `body` does; without a GPU.
+/// Where `body` does. Without a GPU the program ends.
 pub(crate) fn for_each_setting(body: impl Fn(&Context<Dev>)) {
-    let gpu = GPU.get_or_init(|| Cudarc::open(0).unwrap_or_else(|e| panic!("{e}")));
+    let gpu = GPU.get_or_init(open);
     let stream = gpu.fork().unwrap_or_else(|e| panic!("{e}"));
     body(&Context::new(Cuda::new(stream), CAPACITY_BYTES).unwrap_or_else(|e| panic!("{e}")));
 }

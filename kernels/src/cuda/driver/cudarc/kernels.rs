@@ -10,7 +10,7 @@ use super::call::check;
 use super::context::Context;
 use super::probe::Code;
 use crate::cuda::LaunchConfig;
-use crate::cuda::modules::{MODULES, Module};
+use crate::cuda::modules::Module;
 use crate::{KernelError, Result};
 
 /// More parameters than any kernel has.
@@ -67,13 +67,17 @@ impl Arguments {
 }
 
 impl Kernels {
-    /// Loads all kernels into a context.
-    pub(super) fn load(context: Arc<Context>, code: Code) -> Result<Self> {
+    /// Loads the kernels of these modules into a context.
+    pub(super) fn load(
+        context: Arc<Context>,
+        code: Code,
+        modules: impl Iterator<Item = &'static Module>,
+    ) -> Result<Self> {
         context.enter()?;
         let max_shared_bytes = context.gpu().max_shared_bytes;
         // From here on dropping it unloads what is loaded.
         let mut kernels = Kernels { context, by_name: HashMap::new(), modules: Vec::new() };
-        for module in MODULES {
+        for module in modules {
             let loaded = load_module(module, code)?;
             kernels.modules.push(loaded);
             for resources in module.kernels {

@@ -20,6 +20,7 @@ use ::cudarc::driver::sys;
 
 use super::{Driver, Span};
 use crate::Result;
+use crate::cuda::modules::{MODULES, Module};
 use crate::cuda::{Arg, LaunchConfig};
 
 use call::check;
@@ -52,10 +53,18 @@ impl Cudarc {
     /// # Errors
     /// As [`probe`]; no GPU of this number, one older than compute capability 8.0, a driver too old for the kernels.
     pub fn open(ordinal: usize) -> Result<Self> {
+        Self::open_with(ordinal, &[])
+    }
+
+    /// As [`Cudarc::open`], with the kernels of these modules besides.
+    ///
+    /// # Errors
+    /// As [`Cudarc::open`].
+    pub fn open_with(ordinal: usize, more: &'static [Module]) -> Result<Self> {
         let (gpu, code) = probe::choose(ordinal)?;
         let context = Context::open(gpu)?;
-        let kernels = Arc::new(Kernels::load(Arc::clone(&context), code)?);
-        Self::on(&context, kernels)
+        let kernels = Kernels::load(Arc::clone(&context), code, MODULES.iter().chain(more))?;
+        Self::on(&context, Arc::new(kernels))
     }
 
     /// What GPU it is.
