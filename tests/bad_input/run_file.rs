@@ -30,7 +30,8 @@ const EDITS: &[Edit] = &[
     ("a beta of 1", "lr = 1e-3", "lr = 1e-3\nbetas = [0.9, 1.0]", &["optimizer.betas", "1.0"]),
     ("an unknown choice", "lr = 1e-3", "lr = 1e-3\nname = \"sgd\"", &["optimizer.name", "\"sgd\"", "adamw"]),
     ("what is not there yet", "lr = 1e-3", "lr = 1e-3\nname = \"muon\"", &["optimizer.name", "\"muon\"", "not yet"]),
-    ("a device that is not there yet", "threads = 1", "device = \"cuda\"", &["run.device", "\"cuda\"", "not yet", "cpu"]),
+    #[cfg(not(any(feature = "cuda", feature = "emulator")))]
+    ("a device that this build lacks", "threads = 1", "device = \"cuda\"", &["run.device", "\"cuda\"", "--features", "cpu"]),
     ("steps and tokens", "steps = 2", "steps = 2\ntokens = 4096", &["training.tokens", "training.steps", "keep one"]),
     ("neither steps nor tokens", "steps = 2\n", "", &["training.steps", "training.tokens"]),
     ("steps and minutes between checkpoints", "every_steps = 1", "every_steps = 1\nevery_minutes = 3", &["checkpoint.every_minutes", "checkpoint.every_steps", "keep one"]),
