@@ -90,8 +90,11 @@ fn channels_of_two_threads_a_rank_interleave_freely() {
 fn ranks_that_call_different_things_are_all_told_who_called_what() {
     for (name, world) in worlds().into_iter().filter(|(_, world)| world.len() > 1) {
         let last = world.len() - 1;
+        let all_passed = std::sync::Barrier::new(world.len());
         let failures = each_rank(world, |plane| {
             plane.barrier(Channel::Step).unwrap();
+            // The failure below must not overtake the barrier on a rank that is slow.
+            all_passed.wait();
             if plane.rank() == last {
                 plane.reduce(Channel::Step, Combine::Sum, &[1, 2]).unwrap_err()
             } else {
@@ -231,10 +234,10 @@ fn a_rank_that_does_not_come_to_a_round_in_a_step_is_late_and_named() {
             plane.barrier(Channel::Step).unwrap();
             let came = Instant::now();
             if plane.rank() == late {
-                std::thread::sleep(6 * PATIENCE);
+                std::thread::sleep(9 * PATIENCE);
             } else {
                 let failure = plane.barrier(Channel::Step).unwrap_err();
-                assert!(came.elapsed() < 4 * PATIENCE, "{name}, rank {late}: {:?}", came.elapsed());
+                assert!(came.elapsed() < 7 * PATIENCE, "{name}, rank {late}: {:?}", came.elapsed());
                 assert!(failure.cause.contains("run.collective_timeout_s"), "{name}: {failure}");
             }
             plane.failure().unwrap()
