@@ -126,7 +126,7 @@ std::string waits_for(const Thread& thread) {
 }
 
 bool wait_alike(const Thread& a, const Thread& b) {
-    return a.state == b.state && a.site.line == b.site.line && std::strcmp(a.site.file, b.site.file) == 0;
+    return a.state == b.state && a.site == b.site;
 }
 
 }  // namespace

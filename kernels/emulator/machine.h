@@ -15,6 +15,10 @@ constexpr uint32_t MAX_WARP = 64;
 constexpr uint32_t MAX_THREADS = 1024;
 constexpr uint32_t NUM_BARRIERS = 16;
 
+inline bool operator==(Site a, Site b) {
+    return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
+
 // What threads of a warp do together.
 enum class Together { ShuffleXor, ShuffleDown, Shuffle, Vote, WarpBarrier, Barrier, Multiply, LoadMatrices, StoreMatrices };
 const char* name_of(Together what);

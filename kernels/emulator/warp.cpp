@@ -28,7 +28,7 @@ void together(Together what, Site site, void* operand, bool (*leader)(Warp& warp
     if (warp.arrived == 0) {
         warp.what = what;
         warp.site = site;
-    } else if (warp.what != what || warp.site.line != site.line || std::strcmp(warp.site.file, site.file) != 0) {
+    } else if (warp.what != what || !(warp.site == site)) {
         fault(site, "divergence: %s, but another thread of the warp is at %s in line %d", name_of(what),
               name_of(warp.what), warp.site.line);
     }

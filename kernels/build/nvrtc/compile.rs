@@ -10,9 +10,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::library::{Compiled, Nvrtc, Target};
 use super::log::{self, Report};
 
-/// Never contract a product and a sum, as on the CPU; report resources; keep line numbers for the profiler and
-/// compute-sanitizer. Paths in messages and in line tables are relative to `kernels/`.
-const OPTIONS: [&str; 5] = ["--std=c++17", "--fmad=false", "-Icuda", "-lineinfo", "--ptxas-options=-v"];
+/// Never contract a product and a sum, as on the CPU; report resources. Paths in messages and in line tables are relative
+/// to `kernels/`. With `TISSERAND_LINEINFO=1` the profiler and compute-sanitizer know lines, and images are three times as
+/// large.
+fn options() -> Vec<String> {
+    println!("cargo::rerun-if-env-changed=TISSERAND_LINEINFO");
+    let mut options =
+        ["--std=c++17", "--fmad=false", "-Icuda", "--ptxas-options=-v"].map(str::to_owned).to_vec();
+    if std::env::var("TISSERAND_LINEINFO").is_ok_and(|on| on == "1") {
+        options.push("-lineinfo".to_owned());
+    }
+    options
+}
 
 /// One `.cu` file.
 pub(crate) struct Family {
@@ -78,6 +87,7 @@ pub(crate) fn compile(
     targets: &[Target],
     out: &Path,
 ) -> Result<Vec<Vec<Output>>, String> {
+    let options = options();
     let mut jobs: Vec<usize> = (0..families.len() * targets.len()).collect();
     // The longest source first, so that none begins when the others end.
     jobs.sort_by_key(|job| std::cmp::Reverse(families[job / targets.len()].source.len()));
@@ -88,7 +98,7 @@ pub(crate) fn compile(
             scope.spawn(|| {
                 while let Some(&job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let (family, target) = (&families[job / targets.len()], targets[job % targets.len()]);
-                    let result = compile_one(nvrtc, family, target, out);
+                    let result = compile_one(nvrtc, family, target, &options, out);
                     *results[job].lock().expect("no compilation panics") = Some(result);
                 }
             });
@@ -105,14 +115,20 @@ fn num_threads() -> usize {
     std::env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1).max(1)
 }
 
-fn compile_one(nvrtc: &Nvrtc, family: &Family, target: Target, out: &Path) -> Result<Output, String> {
+fn compile_one(
+    nvrtc: &Nvrtc,
+    family: &Family,
+    target: Target,
+    options: &[String],
+    out: &Path,
+) -> Result<Output, String> {
     let architecture = target.architecture();
     let file = match target {
         Target::Cubin(_) => format!("{}.{architecture}.cubin", family.name),
         Target::Ptx(_) => format!("{}.{architecture}.ptx", family.name),
     };
     let mut key = DefaultHasher::new();
-    (family.key, nvrtc.version, OPTIONS).hash(&mut key);
+    (family.key, nvrtc.version, options).hash(&mut key);
     let key = format!("{:016x}\n", key.finish());
     let (image_path, log_path) = (out.join(&file), out.join(format!("{file}.log")));
     if let (Ok(image), Ok(log)) = (fs::read(&image_path), fs::read_to_string(&log_path))
@@ -121,9 +137,8 @@ fn compile_one(nvrtc: &Nvrtc, family: &Family, target: Target, out: &Path) -> Re
         return Ok(Output { file, image, report: log::parse(log) });
     }
     let name = family.path.as_str();
-    let options = OPTIONS.map(str::to_owned);
     let Compiled { image, log } = nvrtc
-        .compile(name, &family.source, target, &options)
+        .compile(name, &family.source, target, options)
         .map_err(|log| format!("{name} for {architecture}, paths relative to kernels/:\n{log}"))?;
     // The log is written last: it is what makes the image count.
     let kept = fs::write(&log_path, "").and_then(|()| fs::write(&image_path, &image));

@@ -2,7 +2,7 @@
 //! tests on the emulator see. docs/emulator.md holds the result.
 //!
 //! `cargo run -p tisserand-kernels --example mutants -- [--family F] [--at FILE:LINE]
-//! [--limit N] [--seed S] [--jobs J] [--json FILE] [--list]`
+//! [--limit N] [--skip N] [--seed S] [--jobs J] [--json FILE] [--list]`
 
 mod mutate;
 mod place;
@@ -26,6 +26,7 @@ struct Options {
     family: Option<String>,
     at: Option<String>,
     limit: usize,
+    skip: usize,
     seed: u64,
     jobs: usize,
     json: Option<PathBuf>,
@@ -34,7 +35,7 @@ struct Options {
 
 fn options() -> Options {
     let mut options =
-        Options { family: None, at: None, limit: 240, seed: 1, jobs: 2, json: None, list: false };
+        Options { family: None, at: None, limit: 240, skip: 0, seed: 1, jobs: 2, json: None, list: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().unwrap_or_else(|| panic!("{word} needs a value"));
@@ -43,6 +44,7 @@ fn options() -> Options {
             "--family" => options.family = Some(value()),
             "--at" => options.at = Some(value()),
             "--limit" => options.limit = number(value()) as usize,
+            "--skip" => options.skip = number(value()) as usize,
             "--seed" => options.seed = number(value()),
             "--jobs" => options.jobs = number(value()) as usize,
             "--json" => options.json = Some(value().into()),
@@ -95,7 +97,8 @@ fn main() {
     let place = |mutant: &Mutant| format!("{}:{}", mutant.file, mutant.line);
     mutants.retain(|mutant| options.at.as_ref().is_none_or(|at| place(mutant) == *at));
     let offered = mutants.len();
-    let mutants = chosen(mutants, options.limit, options.seed);
+    let mut mutants = chosen(mutants, options.limit, options.seed);
+    mutants.drain(..options.skip.min(mutants.len()));
     eprintln!("{} of {offered} mutants", mutants.len());
     if options.list {
         mutants.iter().for_each(|mutant| println!("{}", report::line(mutant)));

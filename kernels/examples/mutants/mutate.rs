@@ -66,8 +66,6 @@ pub(crate) fn changes(source: &Source) -> Vec<Change> {
 fn at_token(source: &Source, at: usize, found: &mut Vec<Change>) {
     let mut add = |mistake, range: Range<usize>, text: String| found.push(Change { mistake, range, text });
     let word = source.word(at);
-    let own = source.tokens[at].range.clone();
-    let is_call = source.is(at, Kind::Name) && source.word(at + 1) == "(" && !is_definition(source, at);
     if let Some(end) = statement_end(source, at) {
         if SYNCS.contains(&word) {
             add(Mistake::DroppedSync, source.bytes(at, end), ";".into());
@@ -75,52 +73,63 @@ fn at_token(source: &Source, at: usize, found: &mut Vec<Change>) {
             add(Mistake::DroppedFence, source.bytes(at, end), ";".into());
         }
     }
-    if is_call && SHUFFLES.contains(&word) {
-        if let Some(by) = source.arguments(at + 1).get(1) {
-            let range = source.bytes(by.start, by.end - 1);
-            let changed = if word == "shuffle" { " ^ 1" } else { " / 2" };
-            add(Mistake::Shuffle, range.clone(), format!("({}){changed}", &source.text[range]));
-        }
-    }
-    if is_call && ACCESSES.contains(&word) {
-        if let Some(index) = source.arguments(at + 1).get(1) {
-            let start = source.tokens[index.start].range.start;
-            add(Mistake::Index, start..start, "1 + ".into());
-        }
-    }
-    if is_call && word == "is_aligned" {
-        if let Some(end) = source.closing(at + 1) {
-            add(Mistake::Alignment, source.bytes(at, end), "true".into());
-        }
-    }
-    if source.is(at, Kind::Integer) && !is_extent(source, at) {
-        if let Ok(value) = word.parse::<u64>() {
-            let shifts = at > 0 && ["<<", ">>"].contains(&source.word(at - 1)) && source.is_spaced(at - 1);
-            let mistake = if shifts { Mistake::Swizzle } else { Mistake::Literal };
-            add(mistake, own.clone(), (value + 1).to_string());
-            if value > 0 {
-                add(mistake, own.clone(), (value - 1).to_string());
-            }
-        }
+    if source.is(at, Kind::Name) && source.word(at + 1) == "(" && !is_definition(source, at) {
+        call(source, at, &mut add);
     }
     if source.is(at, Kind::Sign) && source.is_spaced(at) {
-        let other = match word {
-            "<" => Some((Mistake::Bound, "<=")),
-            "<=" => Some((Mistake::Bound, "<")),
-            ">" => Some((Mistake::Bound, ">=")),
-            ">=" => Some((Mistake::Bound, ">")),
-            "^" => Some((Mistake::Swizzle, "+")),
-            _ => None,
-        };
-        if let Some((mistake, text)) = other {
-            add(mistake, own, text.into());
-        } else if ["-", "/"].contains(&word) {
-            if let Some((left, right)) = operands(source, at) {
-                let swapped =
-                    format!("{} {word} {}", &source.text[right.clone()], &source.text[left.clone()]);
-                add(Mistake::SwappedOperands, left.start..right.end, swapped);
-            }
+        sign(source, at, &mut add);
+    }
+    if source.is(at, Kind::Integer)
+        && !is_extent(source, at)
+        && let Ok(value) = word.parse::<u64>()
+    {
+        let shifts = at > 0 && ["<<", ">>"].contains(&source.word(at - 1)) && source.is_spaced(at - 1);
+        let mistake = if shifts { Mistake::Swizzle } else { Mistake::Literal };
+        let own = &source.tokens[at].range;
+        add(mistake, own.clone(), (value + 1).to_string());
+        if value > 0 {
+            add(mistake, own.clone(), (value - 1).to_string());
         }
+    }
+}
+
+/// At the name of what is called.
+fn call(source: &Source, at: usize, add: &mut impl FnMut(Mistake, Range<usize>, String)) {
+    let (word, arguments) = (source.word(at), source.arguments(at + 1));
+    if word == "is_aligned"
+        && let Some(end) = source.closing(at + 1)
+    {
+        add(Mistake::Alignment, source.bytes(at, end), "true".into());
+    }
+    let Some(second) = arguments.get(1) else { return };
+    if SHUFFLES.contains(&word) {
+        let range = source.bytes(second.start, second.end - 1);
+        let changed = if word == "shuffle" { " ^ 1" } else { " / 2" };
+        add(Mistake::Shuffle, range.clone(), format!("({}){changed}", &source.text[range]));
+    } else if ACCESSES.contains(&word) {
+        let start = source.tokens[second.start].range.start;
+        add(Mistake::Index, start..start, "1 + ".into());
+    }
+}
+
+/// At a binary operator.
+fn sign(source: &Source, at: usize, add: &mut impl FnMut(Mistake, Range<usize>, String)) {
+    let word = source.word(at);
+    let other = match word {
+        "<" => Some((Mistake::Bound, "<=")),
+        "<=" => Some((Mistake::Bound, "<")),
+        ">" => Some((Mistake::Bound, ">=")),
+        ">=" => Some((Mistake::Bound, ">")),
+        "^" => Some((Mistake::Swizzle, "+")),
+        _ => None,
+    };
+    if let Some((mistake, text)) = other {
+        add(mistake, source.tokens[at].range.clone(), text.into());
+    } else if ["-", "/"].contains(&word)
+        && let Some((left, right)) = operands(source, at)
+    {
+        let swapped = format!("{} {word} {}", &source.text[right.clone()], &source.text[left.clone()]);
+        add(Mistake::SwappedOperands, left.start..right.end, swapped);
     }
 }
 

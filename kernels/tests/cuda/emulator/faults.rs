@@ -2,9 +2,11 @@
 //! threads, and the report names the line.
 
 use super::proofs::{Bench, KernelArg, grid};
-use crate::support::settings;
-use tisserand_kernels::Result;
+use crate::support::{context, settings};
 use tisserand_kernels::cuda::{Arg, LaunchConfig};
+use tisserand_kernels::ops::elementwise::{cast, fill};
+use tisserand_kernels::testing::upload;
+use tisserand_kernels::{Class, DType, Result, Storage};
 
 const SOURCES: [(&str, &str); 2] = [
     ("broken.cu", include_str!("../../../emulator/proofs/broken.cu")),
@@ -107,6 +109,22 @@ fn reads_of_what_nothing_has_written_are_caught() {
         });
     }
     assert_caught_alone("broken_reads_unwritten_shared", says, one_with(256));
+}
+
+#[test]
+fn a_kernel_that_reads_a_freed_block_is_caught() {
+    for settings in settings(32) {
+        let ctx = context(settings);
+        let old = upload(&ctx, &[1.0_f32; 100]);
+        drop(old);
+        // The same place, of which only the first elements are written again.
+        let block = || ctx.arena.block(Class::Activations, DType::F32, 100).unwrap();
+        let (mut x, mut y) = (block(), block());
+        fill(&ctx, 2.0, x.range_mut(0, [96])).unwrap();
+        let report =
+            message(cast(&ctx, x.view([100]), y.view_mut([100])).and_then(|()| ctx.device.synchronize()));
+        assert!(report.contains("uninitialised: reads byte 384 of a tensor of 400"), "{report}");
+    }
 }
 
 #[test]
