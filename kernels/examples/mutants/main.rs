@@ -1,7 +1,7 @@
 //! Mutation score of the kernels: makes small mistakes in `kernels/cuda`, one at a time, and counts those that the
 //! tests on the emulator see. docs/emulator.md holds the result.
 //!
-//! `cargo run -p tisserand-kernels --example mutants -- [--family F] [--at FILE:LINE]
+//! `cargo run -p tisserand-kernels --example mutants -- [--family F] [--at FILE:LINE|LINE OF A REPORT]
 //! [--limit N] [--skip N] [--seed S] [--jobs J] [--json FILE] [--list]`
 
 mod mutate;
@@ -20,11 +20,11 @@ use std::time::Instant;
 use mutate::Mistake;
 use place::{Kernels, Mutant};
 use report::Verdict;
-use run::Workshop;
+use run::{Outcome, Workshop};
 
 struct Options {
     family: Option<String>,
-    at: Option<String>,
+    at: Vec<String>,
     limit: usize,
     skip: usize,
     seed: u64,
@@ -34,15 +34,23 @@ struct Options {
 }
 
 fn options() -> Options {
-    let mut options =
-        Options { family: None, at: None, limit: 240, skip: 0, seed: 1, jobs: 2, json: None, list: false };
+    let mut options = Options {
+        family: None,
+        at: Vec::new(),
+        limit: 240,
+        skip: 0,
+        seed: 1,
+        jobs: 2,
+        json: None,
+        list: false,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().unwrap_or_else(|| panic!("{word} needs a value"));
         let number = |text: String| text.parse().unwrap_or_else(|e| panic!("{text}: {e}"));
         match word.as_str() {
             "--family" => options.family = Some(value()),
-            "--at" => options.at = Some(value()),
+            "--at" => options.at.push(value()),
             "--limit" => options.limit = number(value()) as usize,
             "--skip" => options.skip = number(value()) as usize,
             "--seed" => options.seed = number(value()),
@@ -94,8 +102,10 @@ fn main() {
     let kernels = Kernels::read(&package.join("cuda"));
     let mut mutants = kernels.mutants();
     mutants.retain(|mutant| options.family.as_ref().is_none_or(|family| mutant.family == *family));
-    let place = |mutant: &Mutant| format!("{}:{}", mutant.file, mutant.line);
-    mutants.retain(|mutant| options.at.as_ref().is_none_or(|at| place(mutant) == *at));
+    let is_at = |mutant: &Mutant, at: &str| {
+        at == format!("{}:{}", mutant.file, mutant.line) || at == report::line(mutant)
+    };
+    mutants.retain(|mutant| options.at.is_empty() || options.at.iter().any(|at| is_at(mutant, at)));
     let offered = mutants.len();
     let mut mutants = chosen(mutants, options.limit, options.seed);
     mutants.drain(..options.skip.min(mutants.len()));
@@ -104,37 +114,55 @@ fn main() {
         mutants.iter().for_each(|mutant| println!("{}", report::line(mutant)));
         return;
     }
-    let program = std::env::current_exe().expect("a program has a path");
-    let target = program.ancestors().nth(3).expect("examples lie in target/PROFILE/examples").to_owned();
-    let workshop = Workshop { package, folder: target.join("mutants") };
-    let save = |verdicts: &[Verdict]| {
-        if let Some(path) = &options.json {
-            std::fs::write(path, report::json(verdicts))
-                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        }
-    };
-    let verdicts = judge_all(&workshop, &kernels, &mutants, options.jobs, save);
+    let verdicts = score(package, &kernels, &mutants, &options);
     print!("{}", report::tables(&verdicts));
+}
+
+/// What becomes of the mutants, first as they are, then, of those that survive, with AddressSanitizer: the tests run with
+/// it too, and it sees what the emulator cannot.
+fn score(package: PathBuf, kernels: &Kernels, mutants: &[Mutant], options: &Options) -> Vec<Verdict> {
+    let own = std::env::current_exe().expect("a program has a path");
+    let target = own.ancestors().nth(3).expect("examples lie in target/PROFILE/examples");
+    let folder = target.join("mutants");
+    let save = |verdicts: &[Verdict]| {
+        let Some(path) = &options.json else { return };
+        std::fs::write(path, report::json(verdicts)).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    };
+    let plain = Workshop { package: package.clone(), folder: folder.clone(), asan: false };
+    let base = plain.base(kernels);
+    let program = plain.program();
+    let verdicts = judge_all(&plain, kernels, (&base, &program), mutants, options.jobs, &save);
+    let (survived, mut verdicts): (Vec<_>, Vec<_>) =
+        verdicts.into_iter().partition(|verdict| verdict.outcome == Outcome::Survived);
+    if survived.is_empty() {
+        return verdicts;
+    }
+    eprintln!("{} survivors, with AddressSanitizer", survived.len());
+    let mutants: Vec<Mutant> = survived.into_iter().map(|verdict| verdict.mutant).collect();
+    let instrumented = Workshop { package, folder: folder.join("asan"), asan: true };
+    let base = instrumented.base(kernels);
+    let again = judge_all(&instrumented, kernels, (&base, &program), &mutants, options.jobs, &|_| ());
+    verdicts.extend(again);
+    save(&verdicts);
+    verdicts
 }
 
 /// What became of each mutant; `save` learns of all so far after every one.
 fn judge_all(
     workshop: &Workshop,
     kernels: &Kernels,
+    (base, program): (&[PathBuf], &Path),
     mutants: &[Mutant],
     jobs: usize,
-    save: impl Fn(&[Verdict]) + Sync,
+    save: &(dyn Fn(&[Verdict]) + Sync),
 ) -> Vec<Verdict> {
     let start = Instant::now();
-    let base = workshop.base(kernels);
-    let program = workshop.program();
-    eprintln!("library and test program: {} s", start.elapsed().as_secs());
-    assert_sound(&program, &workshop.folder.join("base"), mutants);
+    assert_sound(workshop, program, mutants);
     let todo = Mutex::new(mutants.iter().enumerate());
     let verdicts = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for worker in 0..jobs {
-            let (base, program, todo, verdicts, save) = (&base, &program, &todo, &verdicts, &save);
+            let (todo, verdicts) = (&todo, &verdicts);
             scope.spawn(move || {
                 loop {
                     let next = todo.lock().expect("no worker panics with it").next();
@@ -156,14 +184,14 @@ fn judge_all(
 }
 
 /// Kernels that fail by themselves prove nothing about mutants.
-fn assert_sound(program: &Path, library: &Path, mutants: &[Mutant]) {
+fn assert_sound(workshop: &Workshop, program: &Path, mutants: &[Mutant]) {
     let mut families: Vec<&str> = mutants.iter().map(|mutant| mutant.family.as_str()).collect();
     families.sort_unstable();
     families.dedup();
     for family in families.into_iter().filter(|family| *family != "shared") {
         let start = Instant::now();
-        let outcome = run::test(program, library, family);
+        let outcome = workshop.test(program, &workshop.folder.join("base"), family);
         eprintln!("{family} as it is: {outcome:?} {:.1} s", start.elapsed().as_secs_f64());
-        assert_eq!(outcome, run::Outcome::Survived, "{family}");
+        assert_eq!(outcome, Outcome::Survived, "{family}");
     }
 }

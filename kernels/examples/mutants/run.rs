@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::place::{Kernels, Mutant, family_of_unit};
@@ -19,26 +20,46 @@ pub(crate) enum Outcome {
     DoesNotCompile,
 }
 
-/// Folders: of the package, and for what is made.
+/// Where mutants are made and tried.
 pub(crate) struct Workshop {
+    /// Folder of the package.
     pub(crate) package: PathBuf,
+    /// For what is made.
     pub(crate) folder: PathBuf,
+    /// Whether kernels and emulator are instrumented for AddressSanitizer.
+    pub(crate) asan: bool,
 }
 
 const LIBRARY: &str = "libtisserand_emulated.so";
 
+/// The C++ compiler.
+fn compiler() -> Command {
+    Command::new(std::env::var_os("CXX").unwrap_or("c++".into()))
+}
+
+/// The runtime of AddressSanitizer, which a program must load before all else.
+fn asan_runtime() -> PathBuf {
+    let output = compiler().arg("-print-file-name=libasan.so").output().expect("the compiler runs");
+    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+}
+
 impl Workshop {
+    fn run(&self, mut command: Command) -> bool {
+        command.args(self.asan.then_some("-fsanitize=address")).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    }
+
     fn compile(&self, source: &Path, object: &Path) -> bool {
-        let mut command = Command::new(std::env::var_os("CXX").unwrap_or("c++".into()));
+        let mut command = compiler();
         command.args(["-std=c++17", "-O1", "-g1", "-fPIC", "-w", "-c"]).args(FLAGS);
         command.arg("-I").arg(self.package.join("cuda")).arg("-o").arg(object).arg(source);
-        command.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+        self.run(command)
     }
 
     fn link(&self, objects: &[PathBuf], folder: &Path) -> bool {
-        let mut command = Command::new(std::env::var_os("CXX").unwrap_or("c++".into()));
+        let mut command = compiler();
         command.args(["-shared", "-o"]).arg(folder.join(LIBRARY)).args(objects);
-        command.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+        self.run(command)
     }
 
     /// Compiles a `.cu` file for its warps into `folder`.
@@ -123,64 +144,76 @@ impl Workshop {
             if !self.link(&objects, &folder) {
                 return Outcome::DoesNotCompile;
             }
-            let outcome = test(program, &folder, family_of_unit(unit));
+            let outcome = self.test(program, &folder, family_of_unit(unit));
             if outcome != Outcome::Survived {
                 return outcome;
             }
         }
         Outcome::Survived
     }
+
+    /// Runs the tests of a family until one fails.
+    pub(crate) fn test(&self, program: &Path, library: &Path, family: &str) -> Outcome {
+        let log = library.join("stderr.txt");
+        let file = std::fs::File::create(&log).expect("the folder can be written");
+        let mut command = Command::new(program);
+        command.arg(format!("{family}::")).args(["--nocapture", "--test-threads", "1"]);
+        command
+            .env("LD_LIBRARY_PATH", library)
+            .env("RUST_BACKTRACE", "0")
+            .stdout(Stdio::piped())
+            .stderr(file);
+        if self.asan {
+            command.env("LD_PRELOAD", asan_runtime());
+        }
+        let mut child = command.spawn().expect("the test program runs");
+        let (send, lines) = channel();
+        let stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
+        let reader = std::thread::spawn(move || {
+            for line in stdout.split(b'\n').map_while(Result::ok) {
+                // When nobody listens any more, the rest does not matter.
+                let _ = send.send(String::from_utf8_lossy(&line).into_owned());
+            }
+        });
+        let end = end_of(&lines);
+        if end != End::ByItself {
+            // It may have ended meanwhile.
+            let _ = child.kill();
+        }
+        let passed = child.wait().expect("a child can be waited for").success();
+        reader.join().expect("it only reads");
+        match end {
+            End::TimeLimit => Outcome::Killed("time limit".into()),
+            End::ByItself if passed => Outcome::Survived,
+            End::ByItself | End::Failure => Outcome::Killed(way(&log, end)),
+        }
+    }
 }
 
-/// Runs the tests of a family until one fails.
-pub(crate) fn test(program: &Path, library: &Path, family: &str) -> Outcome {
+/// How a test program was seen to end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Failure,
+    TimeLimit,
+    ByItself,
+}
+
+/// Waits for the first failure that a test program prints, its end, or as long as it may take.
+fn end_of(lines: &Receiver<String>) -> End {
     const LIMIT: Duration = Duration::from_secs(240);
-    let log = library.join("stderr.txt");
-    let file = std::fs::File::create(&log).expect("the folder can be written");
-    let mut command = Command::new(program);
-    command.arg(format!("{family}::")).args(["--nocapture", "--test-threads", "1"]);
-    command.env("LD_LIBRARY_PATH", library).env("RUST_BACKTRACE", "0").stdout(Stdio::piped()).stderr(file);
-    let mut child = command.spawn().expect("the test program runs");
-    let stdout = child.stdout.take().expect("it was asked for");
-    let (send, lines) = std::sync::mpsc::channel();
-    let reader = std::thread::spawn(move || {
-        for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
-            // When nobody listens any more, the rest does not matter.
-            let _ = send.send(String::from_utf8_lossy(&line).into_owned());
-        }
-    });
     let start = Instant::now();
-    let mut killed = None;
     loop {
-        let left = LIMIT.saturating_sub(start.elapsed());
-        match lines.recv_timeout(left) {
-            Ok(line) if line.ends_with("FAILED") => {
-                killed = Some(way(&std::fs::read(&log).unwrap_or_default()));
-                break;
-            }
+        match lines.recv_timeout(LIMIT.saturating_sub(start.elapsed())) {
+            Ok(line) if line.ends_with("FAILED") => return End::Failure,
             Ok(_) => {}
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                killed = Some("time limit".into());
-                break;
-            }
-            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => return End::TimeLimit,
+            Err(RecvTimeoutError::Disconnected) => return End::ByItself,
         }
-    }
-    if killed.is_some() {
-        // It may have ended by itself.
-        let _ = child.kill();
-    }
-    let status = child.wait().expect("a child can be waited for");
-    reader.join().expect("it only reads");
-    match killed {
-        Some(way) => Outcome::Killed(way),
-        None if status.success() => Outcome::Survived,
-        None => Outcome::Killed("crash".into()),
     }
 }
 
 /// How a test failed, by what it wrote.
-fn way(log: &[u8]) -> String {
+fn way(log: &Path, end: End) -> String {
     const CLASSES: [&str; 9] = [
         "deadlock",
         "divergence",
@@ -192,14 +225,18 @@ fn way(log: &[u8]) -> String {
         "asynchronous copy",
         "shared memory",
     ];
-    let text = String::from_utf8_lossy(log);
-    let report = text.rsplit("emulated kernel ").next().filter(|_| text.contains("emulated kernel "));
-    let of = |report: &str| CLASSES.into_iter().find(|class| report.contains(&format!(": {class}: ")));
-    match report {
-        Some(report) => of(report).unwrap_or("refused launch").into(),
-        None if text.contains("was not written") => "uninitialised".into(),
-        None => "wrong result".into(),
-    }
+    let log = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&log);
+    let report = text.rsplit_once("emulated kernel ").map(|(_, report)| report);
+    let class = |report: &str| CLASSES.into_iter().find(|class| report.contains(&format!(": {class}: ")));
+    let way = match report {
+        _ if text.contains("ERROR: AddressSanitizer") => "AddressSanitizer",
+        Some(report) => class(report).unwrap_or("refused launch"),
+        None if text.contains("was not written") => "uninitialised",
+        None if end == End::ByItself => "crash",
+        None => "wrong result",
+    };
+    way.into()
 }
 
 fn make_folder(folder: &Path) {

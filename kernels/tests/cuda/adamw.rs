@@ -26,8 +26,8 @@ fn all_dtypes() -> Vec<DTypes> {
 #[derive(Clone, Copy, Debug)]
 struct Case {
     index: GlobalIndex,
-    /// Elements before the first one: of the gradient, and of all else.
-    starts: [usize; 2],
+    /// Elements before the first one: of gradient, master weights, both moments and compute copy.
+    starts: [usize; 5],
     len: usize,
 }
 
@@ -60,14 +60,15 @@ struct Blocks<D: Device> {
 impl<D: Device> Blocks<D> {
     /// Numbers that no bf16 holds; second moments are not negative.
     fn new(ctx: &Context<D>, [master, moments, weights]: DTypes, case: Case) -> Self {
-        let Case { starts: [grad_start, start], len, .. } = case;
-        let values = |seed| normal_f64(seed, start + len + 2).iter().map(|x| x * 1.2345).collect::<Vec<_>>();
+        let Case { starts: [grad, p, m, v, copy], len, .. } = case;
+        let values =
+            |seed, start| normal_f64(seed, start + len + 2).iter().map(|x| x * 1.2345).collect::<Vec<_>>();
         Blocks {
-            grad: upload_as(ctx, F32, &normal_f64(1, grad_start + len)),
-            p: upload_as(ctx, master, &values(2)),
-            m: upload_as(ctx, moments, &values(3)),
-            v: upload_as(ctx, moments, &values(4).iter().map(|v| v.abs()).collect::<Vec<_>>()),
-            copy: poisoned(ctx, weights, [start + len + 2]),
+            grad: upload_as(ctx, F32, &normal_f64(1, grad + len)),
+            p: upload_as(ctx, master, &values(2, p)),
+            m: upload_as(ctx, moments, &values(3, m)),
+            v: upload_as(ctx, moments, &values(4, v).iter().map(|v| v.abs()).collect::<Vec<_>>()),
+            copy: poisoned(ctx, weights, [copy + len + 2]),
         }
     }
 
@@ -78,7 +79,7 @@ impl<D: Device> Blocks<D> {
 
 /// All bits of master weights, moments and compute copy after one update.
 fn update<D: Device>(ctx: &Context<D>, scalars: StepScalars, dtypes: DTypes, case: Case) -> [Vec<u32>; 4] {
-    let Case { index, starts: [grad_start, start], len } = case;
+    let Case { index, starts: [grad, p, m, v, copy], len } = case;
     let mut blocks = Blocks::new(ctx, dtypes, case);
     let params = AdamwParams {
         lr_scale: 0.5,
@@ -91,11 +92,11 @@ fn update<D: Device>(ctx: &Context<D>, scalars: StepScalars, dtypes: DTypes, cas
         ctx,
         &params,
         upload(ctx, &scalars.to_words()).view([WORDS]),
-        blocks.grad.range(grad_start, [len]),
-        blocks.p.range_mut(start, [len]),
-        blocks.m.range_mut(start, [len]),
-        blocks.v.range_mut(start, [len]),
-        blocks.copy.range_mut(start, [len]),
+        blocks.grad.range(grad, [len]),
+        blocks.p.range_mut(p, [len]),
+        blocks.m.range_mut(m, [len]),
+        blocks.v.range_mut(v, [len]),
+        blocks.copy.range_mut(copy, [len]),
     )
     .unwrap();
     blocks.bits(ctx)
@@ -114,18 +115,17 @@ fn assert_bits_of_the_cpu(ctx: &Context<Dev>, cases: &[Case]) {
 
 fn cases() -> Vec<Case> {
     let contiguous = GlobalIndex::contiguous;
-    let lens = [0, 1, 7, 8, 255, 1031, 4099].map(|len| Case { index: contiguous(64), starts: [0, 0], len });
-    let starts = [[1, 0], [0, 3], [1, 1], [8, 4], [4, 8]].map(|starts| Case {
-        index: contiguous(0),
-        starts,
-        len: 301,
-    });
+    let lens = [0, 1, 7, 8, 255, 1031, 4099].map(|len| Case { index: contiguous(64), starts: [0; 5], len });
+    let together = [[0, 3, 3, 3, 3], [1; 5], [8, 4, 4, 4, 4], [4, 8, 8, 8, 8]];
+    let alone = [0, 1, 2, 3, 4].map(|odd| std::array::from_fn(|tensor| usize::from(tensor == odd)));
+    let starts =
+        together.into_iter().chain(alone).map(|starts| Case { index: contiguous(0), starts, len: 301 });
     let columns = [(0, 16, 48), (8, 24, 40), (4, 12, 20), (3, 7, 10), (5, 8, 24), (1 << 40, 1, 2)]
         .map(|(first, held, whole)| GlobalIndex::columns(first, held, whole));
     let ranges = [3, 4, 8 * u64::from(u32::MAX) - 16].map(contiguous);
     let advanced = [columns[0].advance(8), columns[0].advance(20), columns[3].advance(5)];
     let indices = columns.into_iter().chain(ranges).chain(advanced);
-    let indices = indices.map(|index| Case { index, starts: [0, 0], len: 203 });
+    let indices = indices.map(|index| Case { index, starts: [0; 5], len: 203 });
     lens.into_iter().chain(starts).chain(indices).collect()
 }
 
@@ -138,7 +138,7 @@ fn updates_have_the_bits_of_the_cpu() {
 /// A long tensor has more elements than the grid has threads: each has several groups. Here, with one block.
 #[test]
 fn threads_go_on_until_all_elements_are_updated() {
-    let case = Case { index: GlobalIndex::contiguous(0), starts: [0, 0], len: 5003 };
+    let case = Case { index: GlobalIndex::contiguous(0), starts: [0; 5], len: 5003 };
     let want = update(&cpu(), scalars(), [F32, F32, Bf16], case);
     for_each_setting(|ctx| {
         let mut blocks = Blocks::new(ctx, [F32, F32, Bf16], case);
@@ -169,7 +169,7 @@ fn threads_go_on_until_all_elements_are_updated() {
 #[test]
 fn a_skipped_step_touches_nothing() {
     let skipped = StepScalars { update: 0, clip_factor: 0.0, ..scalars() };
-    let case = Case { index: GlobalIndex::contiguous(0), starts: [0, 1], len: 1031 };
+    let case = Case { index: GlobalIndex::contiguous(0), starts: [0, 1, 1, 1, 1], len: 1031 };
     for_each_setting(|ctx| {
         for dtypes in all_dtypes() {
             let (got, want) = (update(ctx, skipped, dtypes, case), update(&cpu(), skipped, dtypes, case));
@@ -182,7 +182,7 @@ fn a_skipped_step_touches_nothing() {
 #[test]
 fn whole_sectors_are_written_and_read() {
     const LEN: u64 = 1 << 13;
-    let case = Case { index: GlobalIndex::contiguous(0), starts: [0, 0], len: LEN as usize };
+    let case = Case { index: GlobalIndex::contiguous(0), starts: [0; 5], len: LEN as usize };
     counting(|ctx| {
         for dtypes in all_dtypes() {
             let sectors = |scalars| {

@@ -192,6 +192,10 @@ fn a_query_without_keys_gives_zero_and_no_gradient() {
             // Not one key at all.
             Case::new(shape(2, 1, 16, None), &[(3, 0)], 0).check(ctx, dtype);
         }
+        // Whole tiles of tensor cores without a key, and without a query.
+        for documents in [[(200, 5), (3, 0)], [(3, 0), (0, 0)], [(5, 200), (0, 90)]] {
+            Case::new(shape(2, 1, 64, None), &documents, 0).check(ctx, DType::Bf16);
+        }
     });
 }
 

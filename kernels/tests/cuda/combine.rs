@@ -9,22 +9,24 @@ use crate::support::{Dev, assert_coalesced, cpu, for_each_setting, with_warps_of
 /// `len` elements of each of `count` tensors.
 type Values<T> = Vec<Vec<T>>;
 
-/// Combines parts that begin `start` elements into their blocks; returns the bytes of all of `own`.
+/// Combines parts, of which the own one and the others begin so many elements into their blocks; returns the bytes of all
+/// of `own`.
 fn combined<D: Device, T: Element>(
     ctx: &Context<D>,
     how: Combine,
     values: &Values<T>,
     own: usize,
-    start: usize,
+    [from_own, from_others]: [usize; 2],
 ) -> Vec<u8> {
     let mut blocks: Vec<Block<D>> = values.iter().map(|values| upload(ctx, values)).collect();
-    let len = values[0].len() - start;
+    let all = values[0].len();
+    let len = all - from_own.max(from_others);
     let mut target = blocks.remove(own);
-    let others: Vec<TensorRef<'_, D>> = blocks.iter().map(|block| block.range(start, [len])).collect();
+    let others: Vec<TensorRef<'_, D>> = blocks.iter().map(|block| block.range(from_others, [len])).collect();
     let (before, after) = others.split_at(own);
-    elementwise::combine(&ctx.device, how, before, target.range_mut(start, [len]), after).unwrap();
-    let mut got = vec![T::zeroed(); start + len];
-    ctx.device.download(target.view([start + len]), &mut got).unwrap();
+    elementwise::combine(&ctx.device, how, before, target.range_mut(from_own, [len]), after).unwrap();
+    let mut got = vec![T::zeroed(); all];
+    ctx.device.download(target.view([all]), &mut got).unwrap();
     bytemuck::cast_slice(&got).to_vec()
 }
 
@@ -33,9 +35,12 @@ fn check_dtype<T: Element>(ctx: &Context<Dev>, values: impl Fn(usize, usize) -> 
     for (count, len) in [(2, 1), (2, 1031), (3, 64), (5, 300), (8, 2064), (9, 33), (32, 40)] {
         let values: Values<T> = (0..count).map(|tensor| values(tensor, len)).collect();
         for how in [Combine::Sum, Combine::Max] {
-            for (own, start) in [(0, 0), (count - 1, 0), (count / 2, 1)] {
-                let want = combined(&cpu, how, &values, own, start.min(len - 1));
-                let got = combined(ctx, how, &values, own, start.min(len - 1));
+            let places =
+                [(0, [0, 0]), (count - 1, [0, 0]), (count / 2, [1, 1]), (0, [1, 0]), (count - 1, [0, 1])];
+            for (own, starts) in places {
+                let starts = starts.map(|start: usize| start.min(len - 1));
+                let want = combined(&cpu, how, &values, own, starts);
+                let got = combined(ctx, how, &values, own, starts);
                 assert!(got == want, "{how:?} of {count} tensors of {len} {}, own {own}", T::DTYPE);
             }
         }
@@ -69,7 +74,7 @@ fn the_largest_is_nan_if_any_is() {
         for position in 0..3 {
             let mut values = vec![vec![1.0_f32], vec![2.0], vec![-3.0]];
             values[position][0] = f32::NAN;
-            let largest = combined(ctx, Combine::Max, &values, 1, 0);
+            let largest = combined(ctx, Combine::Max, &values, 1, [0, 0]);
             assert!(f32::from_ne_bytes(largest.try_into().unwrap()).is_nan(), "{position}");
         }
     });
@@ -91,8 +96,8 @@ fn more_tensors_than_the_kernel_takes_are_refused() {
 fn accesses_are_coalesced() {
     for dtype in [DType::F32, DType::U8] {
         assert_coalesced("combine", 1.0, |ctx| match dtype {
-            DType::F32 => drop(combined(ctx, Combine::Sum, &vec![vec![1.0_f32; 4096]; 4], 1, 0)),
-            _ => drop(combined(ctx, Combine::Sum, &vec![vec![1_u8; 8192]; 4], 1, 0)),
+            DType::F32 => drop(combined(ctx, Combine::Sum, &vec![vec![1.0_f32; 4096]; 4], 1, [0, 0])),
+            _ => drop(combined(ctx, Combine::Sum, &vec![vec![1_u8; 8192]; 4], 1, [0, 0])),
         });
     }
 }

@@ -15,25 +15,35 @@ fn values(seed: u64, start: usize, len: usize) -> Vec<f64> {
     normal_f64(seed, start + len).iter().enumerate().map(|(i, x)| x * spread(i)).collect()
 }
 
-/// Bits of out, then of dgate_up; all tensors begin `start` elements into their blocks.
-fn both<D: Device>(ctx: &Context<D>, [tokens, width]: [usize; 2], dtype: DType, start: usize) -> Vec<u32> {
+/// Elements before gate_up, dout, out and dgate_up in their blocks: all aligned, none, and each alone not.
+const STARTS: [[usize; 4]; 7] =
+    [[0; 4], [1; 4], [8; 4], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]];
+
+/// Bits of out, then of dgate_up.
+fn both<D: Device>(
+    ctx: &Context<D>,
+    [tokens, width]: [usize; 2],
+    dtype: DType,
+    [from_gate_up, from_dout, from_out, from_dgate_up]: [usize; 4],
+) -> Vec<u32> {
     let len = tokens * width;
-    let gate_up = upload_as(ctx, dtype, &values(1, start, 2 * len));
-    let dout = upload_as(ctx, dtype, &normal_f64(2, start + len));
-    let mut out = upload_as(ctx, dtype, &vec![7.0; start + len + 1]);
-    let mut dgate_up = upload_as(ctx, dtype, &vec![7.0; start + 2 * len + 1]);
-    let (gate_up, dout) = (gate_up.range(start, [tokens, 2 * width]), dout.range(start, [tokens, width]));
-    swiglu::forward(ctx, gate_up, out.range_mut(start, [tokens, width])).unwrap();
-    swiglu::backward(ctx, gate_up, dout, dgate_up.range_mut(start, [tokens, 2 * width])).unwrap();
+    let gate_up = upload_as(ctx, dtype, &values(1, from_gate_up, 2 * len));
+    let dout = upload_as(ctx, dtype, &normal_f64(2, from_dout + len));
+    let mut out = upload_as(ctx, dtype, &vec![7.0; from_out + len + 1]);
+    let mut dgate_up = upload_as(ctx, dtype, &vec![7.0; from_dgate_up + 2 * len + 1]);
+    let gate_up = gate_up.range(from_gate_up, [tokens, 2 * width]);
+    let dout = dout.range(from_dout, [tokens, width]);
+    swiglu::forward(ctx, gate_up, out.range_mut(from_out, [tokens, width])).unwrap();
+    swiglu::backward(ctx, gate_up, dout, dgate_up.range_mut(from_dgate_up, [tokens, 2 * width])).unwrap();
     [bits(ctx, &out), bits(ctx, &dgate_up)].concat()
 }
 
 fn check(ctx: &Context<Dev>) {
     let cpu = cpu();
     for (shape, dtype) in SHAPES.into_iter().flat_map(|shape| FLOATS.map(|dtype| (shape, dtype))) {
-        for start in [0, 1, 8] {
-            let want = both(&cpu, shape, dtype, start);
-            assert_eq!(both(ctx, shape, dtype, start), want, "{shape:?} {dtype} from {start}");
+        for starts in STARTS {
+            let want = both(&cpu, shape, dtype, starts);
+            assert_eq!(both(ctx, shape, dtype, starts), want, "{shape:?} {dtype} from {starts:?}");
         }
     }
 }
@@ -76,6 +86,6 @@ fn sigmoid_has_the_bits_of_the_cpu_from_end_to_end() {
 #[test]
 fn accesses_are_coalesced() {
     assert_coalesced("swiglu", 1.0, |ctx| {
-        both(ctx, [16, 512], DType::Bf16, 0);
+        both(ctx, [16, 512], DType::Bf16, [0; 4]);
     });
 }
