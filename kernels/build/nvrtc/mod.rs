@@ -69,7 +69,8 @@ fn compile_all() -> Result<(), String> {
     table::write(&out(), instructions, &table::cubins(of_tests, outputs_of_tests)?)
 }
 
-/// Refuses what ptxas reports and `cuda/accepted.txt` does not list, and what the list has and ptxas does not report.
+/// With the pinned NVRTC, refuses what ptxas reports and `cuda/accepted.txt` does not list, and what the list has and
+/// ptxas does not report. Every other version allocates registers in its own way: what it reports is a warning.
 fn check(nvrtc: &Nvrtc, families: &[Family], outputs: &[Vec<Output>]) -> Result<(), String> {
     let mut findings: Vec<Finding> = Vec::new();
     for (family, outputs) in families.iter().zip(outputs) {
@@ -84,16 +85,18 @@ fn check(nvrtc: &Nvrtc, families: &[Family], outputs: &[Vec<Output>]) -> Result<
         fs::read_to_string("cuda/accepted.txt").map_err(|e| format!("kernels/cuda/accepted.txt: {e}"))?;
     let accepted = accepted::parse(&list).map_err(|e| format!("kernels/cuda/accepted.txt, {e}"))?;
     let mut errors = accepted::unlisted(&findings, &accepted);
+    if nvrtc.version != PINNED {
+        let (major, minor) = nvrtc.version;
+        for line in errors {
+            println!("cargo::warning=NVRTC {major}.{minor}: {line}");
+        }
+        return Ok(());
+    }
     if !errors.is_empty() {
-        errors.push(
-            "hint: mend the kernel, or list it with a reason in kernels/cuda/accepted.txt; another NVRTC than that of \
-             kernels/cuda/toolchain.sh may need other registers"
-                .to_owned(),
-        );
+        errors
+            .push("hint: mend the kernel, or list it with a reason in kernels/cuda/accepted.txt".to_owned());
     }
-    if nvrtc.version == PINNED {
-        let stale = accepted::stale(&findings, &accepted);
-        errors.extend(stale.into_iter().map(|line| format!("kernels/cuda/accepted.txt, {line}")));
-    }
+    let stale = accepted::stale(&findings, &accepted);
+    errors.extend(stale.into_iter().map(|line| format!("kernels/cuda/accepted.txt, {line}")));
     if errors.is_empty() { Ok(()) } else { Err(errors.join("\n")) }
 }

@@ -1,6 +1,7 @@
 //! What each kernel costs, against the table `cuda/resources.tsv`, so that a change that makes one dearer is a line of
 //! a diff. `TISSERAND_UPDATE=1` writes the table anew.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
 
@@ -17,8 +18,10 @@ const HEAD: &str =
 #[test]
 fn every_kernel_costs_what_the_table_says() {
     if NVRTC_VERSION != PINNED {
-        println!("built with NVRTC {NVRTC_VERSION}; the table is that of {PINNED}: only spills are compared");
-        return expect_no_more_spills(&fs::read_to_string(PATH).unwrap());
+        println!(
+            "built with NVRTC {NVRTC_VERSION}; the table is that of {PINNED}: only the kernels are compared"
+        );
+        return expect_same_kernels(&fs::read_to_string(PATH).unwrap());
     }
     let actual = table();
     if std::env::var_os("TISSERAND_UPDATE").is_some() {
@@ -60,18 +63,19 @@ fn row(kernel: &str, architecture: &str, cost: Resources) -> String {
     )
 }
 
-fn expect_no_more_spills(committed: &str) {
-    for (kernel, architecture, cost) in kernels() {
-        let start = format!("{}\t{architecture}\t", kernel.name);
-        let line = committed.lines().find(|line| line.starts_with(&start));
-        let line =
-            line.unwrap_or_else(|| panic!("kernels/cuda/resources.tsv has no line of {}", kernel.name));
-        let known: u32 = line.rsplit('\t').next().unwrap().parse().unwrap();
-        let spilled = cost.spill_bytes;
-        assert!(
-            spilled <= known,
-            "{} {architecture} spills {spilled} bytes, in the table {known}",
-            kernel.name
-        );
+/// Prints what spills, which the build has warned of.
+fn expect_same_kernels(committed: &str) {
+    let names = |table: &str| -> BTreeSet<String> {
+        let columns =
+            table.lines().skip(1).map(|line| line.split('\t').take(2).collect::<Vec<_>>().join(" "));
+        columns.collect()
+    };
+    assert_eq!(
+        names(&table()),
+        names(committed),
+        "hint: update kernels/cuda/resources.tsv with NVRTC {PINNED}"
+    );
+    for (kernel, architecture, cost) in kernels().filter(|(_, _, cost)| cost.spill_bytes > 0) {
+        println!("{} {architecture} spills {} bytes", kernel.name, cost.spill_bytes);
     }
 }
