@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 const TENSOR_CORES: [&str; 2] = ["gemm", "attention"];
 
 /// Beside warnings. Products and sums are never contracted, as on the GPU; variables that nobody has set have a value
-/// that shows.
-pub(crate) const FLAGS: [&str; 5] = [
+/// that shows; those of a host thread are reached without a call, also in a library.
+pub(crate) const FLAGS: [&str; 6] = [
     "-ffp-contract=off",
     "-fno-strict-aliasing",
     "-fno-exceptions",
     "-fno-rtti",
     "-ftrivial-auto-var-init=pattern",
+    "-ftls-model=initial-exec",
 ];
 
 /// Files of a folder with this extension, sorted.

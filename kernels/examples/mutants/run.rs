@@ -200,7 +200,7 @@ enum End {
 
 /// Waits for the first failure that a test program prints, its end, or as long as it may take.
 fn end_of(lines: &Receiver<String>) -> End {
-    const LIMIT: Duration = Duration::from_secs(240);
+    const LIMIT: Duration = Duration::from_secs(600);
     let start = Instant::now();
     loop {
         match lines.recv_timeout(LIMIT.saturating_sub(start.elapsed())) {

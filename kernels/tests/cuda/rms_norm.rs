@@ -9,9 +9,9 @@ use crate::support::{Dev, FLOATS, assert_coalesced, for_each_setting, in_one_set
 
 const EPS: f64 = 1e-5;
 
-/// Rows × width: one lane, several rows of a team, teams of warps, odd widths, and the first beyond each kind of
-/// row that kernels tell apart.
-const SHAPES: [(usize, usize); 12] = [
+/// Rows × width: one lane, several rows of a team, teams of warps, odd widths, and around the ends of each kind of row
+/// that kernels tell apart.
+const SHAPES: [(usize, usize); 15] = [
     (1, 1),
     (3, 8),
     (130, 32),
@@ -22,7 +22,10 @@ const SHAPES: [(usize, usize); 12] = [
     (9, 2056),
     (3, 4096),
     (2, 4104),
+    (2, 8192),
+    (2, 8193),
     (3, 8200),
+    (2, 16_384),
     (2, 16_392),
 ];
 
