@@ -22,10 +22,14 @@ const DATA_PARALLEL: [f64; 3] = [5e-7, 5e-7, 2e-6];
 /// makes small gradients (of biases of keys, say) count like large ones.
 const TENSOR_PARALLEL: [f64; 3] = [7e-7, 3e-6, 6e-5];
 
-/// The bound of weights over all fixtures and batches. AdamW moves an element by about lr in the direction of its
+/// The bound of weights after steps of [`GLOBAL_BATCH`] sequences over all fixtures, where some gradients are zero but
+/// for rounding. Measured 8.3e-6 (data parallel).
+const WEIGHTS_OF_ANY_MODEL: f64 = 3.5e-5;
+
+/// The same for the other batches. AdamW moves an element by about lr in the direction of its
 /// gradient, however small that is, down to its eps: where a gradient is zero but for rounding (always of biases of keys,
 /// now and then of an element of any matrix), two orders of summation move it apart by a part of lr. Measured 7.5e-5.
-const WEIGHTS_OF_ANY_MODEL: f64 = 2e-4;
+const WEIGHTS_OF_ANY_BATCH: f64 = 2e-4;
 
 /// The larger one. `f64::max` would forget what is not a number.
 fn worse(a: f64, b: f64) -> f64 {
@@ -180,8 +184,6 @@ fn the_full_product_agrees_with_one_rank() {
         // By size of the batch.
         let mut ones = BTreeMap::new();
         for tp in cuts {
-            let mut bounds = if tp == 1 { DATA_PARALLEL } else { TENSOR_PARALLEL };
-            bounds[2] = bounds[2].max(WEIGHTS_OF_ANY_MODEL);
             let (mut runs, mut worst) = (0, [0.0_f64; 3]);
             for data_parallel in 1..=8 / tp {
                 let global_batch = shared_batch(data_parallel);
@@ -190,21 +192,30 @@ fn the_full_product_agrees_with_one_rank() {
                 for [replicate, shard] in factors(data_parallel) {
                     for spread in stages_and_modes(alone.mesh(replicate, shard, tp, 0)) {
                         let found = audited_distances(&folder, spread, one);
+                        let bounds = product_bounds(spread);
+                        if !(0..3).all(|i| found[i] <= bounds[i]) {
+                            beyond.push(format!("{name}, {spread:?}: {found:?}"));
+                        }
                         worst = std::array::from_fn(|i| worse(worst[i], found[i]));
                         runs += 1;
                     }
                 }
             }
             let [loss, gradient, weights] = worst;
-            if !(0..3).all(|i| worst[i] <= bounds[i]) {
-                beyond.push(format!("{name}, tp {tp}: {worst:?}"));
-            }
             println!(
                 "{name}, tp {tp}: {runs} runs; losses {loss:.1e}, gradients {gradient:.1e}, weights {weights:.1e}"
             );
         }
     }
     assert!(beyond.is_empty(), "beyond the bounds: {beyond:?}");
+}
+
+/// The bounds of a run of the full product.
+fn product_bounds(spread: Spread) -> [f64; 3] {
+    let mut bounds = if spread.tp == 1 { DATA_PARALLEL } else { TENSOR_PARALLEL };
+    let any = if spread.global_batch == GLOBAL_BATCH { WEIGHTS_OF_ANY_MODEL } else { WEIGHTS_OF_ANY_BATCH };
+    bounds[2] = bounds[2].max(any);
+    bounds
 }
 
 /// A mesh with every ZeRO stage and mode of recomputation.

@@ -1,39 +1,9 @@
 // Sound kernels, the counterparts of the broken ones: whatever the order of threads and the time of copies, the emulator
-// must have no objection, and their results are known. kernels/tests/cuda/sound.rs runs them.
+// must have no objection, and their results are known. kernels/tests/cuda/emulator/sound.rs runs them,
+// with some of kernels/tests/cuda/instructions/order.cu.
 #include "isa/isa.cuh"
 
 constexpr u32 THREADS = 128;
-
-// One warp fills two stages in turn, the others add them up: each stage has a barrier for "full" and one for "empty", at
-// which who need not wait only arrives.
-KERNEL(sound_producer_and_consumers, THREADS, Global<const u32> x, Global<u32> out, u32 num_tiles) {
-    SharedMemory memory;
-    const Shared<u32> stages = memory.take<u32>(2 * WARP);
-    constexpr u32 FULL = 1, EMPTY = 3;
-    if (warp_index() == 0) {
-        for (u32 tile = 0; tile < num_tiles; tile++) {
-            const u32 stage = tile % 2;
-            if (tile >= 2) {
-                barrier_sync(EMPTY + stage, num_threads());
-            }
-            store(stages, stage * WARP + lane_index(), load(x, tile * WARP + lane_index()));
-            barrier_arrive(FULL + stage, num_threads());
-        }
-        return;
-    }
-    u32 sum = 0;
-    for (u32 tile = 0; tile < num_tiles; tile++) {
-        const u32 stage = tile % 2;
-        barrier_sync(FULL + stage, num_threads());
-        for (u32 i = 0; i < WARP; i++) {
-            sum += load(stages, stage * WARP + i) * (i + 1);
-        }
-        if (tile + 2 < num_tiles) {
-            barrier_arrive(EMPTY + stage, num_threads());
-        }
-    }
-    store(out, thread_index() - WARP, sum);
-}
 
 // Tiles of 16 bytes for each thread go through a ring of stages, fetched ahead.
 KERNEL(sound_copy_ring, THREADS, Global<const u32> x, Global<u32> out, u32 num_tiles, u32 valid_bytes) {
@@ -73,21 +43,6 @@ KERNEL(sound_exchange_in_a_warp, THREADS, Global<u32> out) {
         warp_sync();
     }
     store(out, thread_index(), value);
-}
-
-// Blocks add to a sum in the order of their index, each when it is released by the one before.
-KERNEL(sound_blocks_in_turn, THREADS, Global<u32> turn, Global<u32> sums) {
-    if (thread_index() == 0) {
-        while (load_acquire(turn, 0) != block_x()) {
-        }
-    }
-    block_sync();
-    store(sums, thread_index(), load(sums, thread_index()) * 3 + block_x());
-    device_fence();
-    block_sync();
-    if (thread_index() == 0) {
-        store_release(turn, 0, block_x() + 1);
-    }
 }
 
 // Blocks take tiles from a counter until there are no more.

@@ -22,7 +22,7 @@ fn producer_and_consumers_meet_at_named_barriers() {
         for tiles in [1, 2, 3, 7] {
             let bench = bench();
             let args = [bench.x(4 * (warp * tiles) as usize), bench.out(512), tiles.into()];
-            bench.run("sound_producer_and_consumers", grid(1, 128, 8 * warp as usize), &args).unwrap();
+            bench.run("instruction_named_barriers", grid(1, 128, 8 * warp as usize), &args).unwrap();
             let expected = (0..tiles * warp).map(|i| (i + 1) * (i % warp + 1)).sum::<u32>();
             assert!(bench.words((128 - warp) as usize).iter().all(|sum| *sum == expected));
         }
@@ -62,7 +62,7 @@ fn blocks_take_turns() {
     for_each_order(&[32, 64], |_, bench| {
         let bench = bench();
         bench
-            .run("sound_blocks_in_turn", grid(9, 128, 0), &[bench.out(4), bench.out_from(512, 512)])
+            .run("instruction_release_acquire", grid(9, 128, 0), &[bench.out(4), bench.out_from(512, 512)])
             .unwrap();
         let expected = (0..9).fold(0, |sum, block| sum * 3 + block);
         assert_eq!(bench.words_from(128, 128), [expected; 128]);
