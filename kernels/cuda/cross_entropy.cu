@@ -1,4 +1,4 @@
-// Softmax cross-entropy of rows of f32 logits, and its gradient in their place.
+// Softmax cross-entropy of rows of f32 logits, and its gradient in their place or, rounded to bf16, beside them.
 //
 //   M = max_v logits[t, v],  S = sum_v e^(logits[t, v] - M),  lse = M + ln S
 //   cross_entropy[t] = M - logits[t, label] + ln S,  z_losses[t] = z_loss · lse²
@@ -7,15 +7,17 @@
 //   softmax_cross_entropy_rows   all of it, where one rank holds all classes
 //   shard_maxima, shard_terms, shard_losses   the same in three phases around a maximum and a sum over ranks
 //
-// logits [tokens, classes] f32, labels [tokens] i32, all else [tokens] or [2, tokens] f32. Without a loss_scale (it is
-// optional) there are losses alone. Labels that are no class and not IGNORED give losses that are not numbers.
+// logits [tokens, classes] f32, dlogits [tokens, classes] bf16, labels [tokens] i32, all else [tokens] or [2, tokens] f32.
+// Without a loss_scale (it is optional) there are losses alone; without dlogits (they are too) gradients replace what they
+// are computed from. Labels that are no class and not IGNORED give losses that are not numbers.
 //
 // Bytes: per logit 4 (maxima), 8 (terms, losses), 12 (rows: two reads, of which the second finds in the cache what fits
-// there, and a write; 4 without gradient). FLOPs: about 40 per logit and exponential. Floor: bytes / bandwidth, with 8 for
-// rows. Geometry: a block for each row, of 64 to 1024 threads by the width of the row, 4 logits at a time for each;
+// there, and a write; 4 without gradient); 2 less with dlogits. FLOPs: about 40 per logit and exponential. Floor: bytes /
+// bandwidth, with 8 for rows. Geometry: a block for each row, of 64 to 1024 threads by the width of the row, 4 logits at a time for each;
 // shared memory: a number for each warp.
 //
 // Which thread adds which logits in which order depends on the width of the row alone, not on alignment.
+#include "elements.cuh"
 #include "isa/isa.cuh"
 #include "math.cuh"
 #include "reduce.cuh"
@@ -45,13 +47,15 @@ struct Row {
     }
 
     METHOD void store_quad(u32 i, Pack<f32> quad) const {
+        Elements<T, QUAD> values;
+        UNROLL for (u32 j = 0; j < QUAD; j++) { values[j] = round_to<T>(quad[j]); }
         if (aligned && i + QUAD <= len) {
-            store_pack(data, i, quad);
+            store_elements(data, i, values);
             return;
         }
         UNROLL for (u32 j = 0; j < QUAD; j++) {
             if (i + j < len) {
-                store(data, i + j, quad[j]);
+                store(data, i + j, values[j]);
             }
         }
     }
@@ -139,12 +143,41 @@ DEVICE Pack<f32> gradients(Pack<f32> exponentials, f32 factor, f32 loss_scale, u
     return exponentials;
 }
 
-DEVICE void fill_row(Row<f32> row, f32 value) {
-    Pack<f32> quad;
-    UNROLL for (u32 j = 0; j < QUAD; j++) { quad[j] = value; }
+template <class T>
+DEVICE void clear_row(Row<T> row) {
     for (u32 i = thread_index() * QUAD; i < row.len; i += num_threads() * QUAD) {
-        row.store_quad(i, quad);
+        row.store_quad(i, Pack<f32>{});
     }
+}
+
+// Where the gradients of a row go.
+struct GradientRow {
+    Row<f32> in_place;
+    Row<bf16> narrow;
+    bool is_narrow;
+
+    METHOD void clear() const {
+        if (is_narrow) {
+            clear_row(narrow);
+        } else {
+            clear_row(in_place);
+        }
+    }
+
+    // Stores gradient(i, quad) of what stands in place.
+    template <class Gradient>
+    METHOD void store(Gradient gradient) const {
+        if (is_narrow) {
+            for_each_quad(in_place, [&](u32 i, Pack<f32> quad) { narrow.store_quad(i, gradient(i, quad)); });
+        } else {
+            for_each_quad(in_place, [&](u32 i, Pack<f32> quad) { in_place.store_quad(i, gradient(i, quad)); });
+        }
+    }
+};
+
+DEVICE GradientRow gradient_row(Row<f32> in_place, Global<bf16> dlogits, u32 t) {
+    const bool is_narrow = is_present(dlogits);
+    return GradientRow{in_place, is_narrow ? row_of(dlogits, t, in_place.len) : Row<bf16>{}, is_narrow};
 }
 
 // Where the losses of a token go. One thread stores them.
@@ -160,23 +193,24 @@ struct Losses {
 };
 
 // An ignored token: no loss, no gradient.
-DEVICE void ignore(Row<f32> row, u32 t, Losses losses, bool has_gradient) {
+DEVICE void ignore(const GradientRow& row, u32 t, Losses losses, bool has_gradient) {
     losses.store(t, 0.0f, 0.0f);
     if (has_gradient) {
-        fill_row(row, 0.0f);
+        row.clear();
     }
 }
 
-KERNEL(softmax_cross_entropy_rows, 1024, Global<f32> logits, Global<const i32> labels, Global<const f32> loss_scale,
-       Global<f32> cross_entropy, Global<f32> z_losses, f32 z_loss, u32 vocab_size) {
+KERNEL(softmax_cross_entropy_rows, 1024, Global<f32> logits, Global<bf16> dlogits, Global<const i32> labels,
+       Global<const f32> loss_scale, Global<f32> cross_entropy, Global<f32> z_losses, f32 z_loss, u32 vocab_size) {
     SharedMemory memory;
     const Shared<f32> of_warps = take_for_warps(memory);
     const u32 t = block_x();
     const i32 label = load(labels, t);
     const Row<f32> row = row_of(logits, t, vocab_size);
+    const GradientRow gradient = gradient_row(row, dlogits, t);
     const Losses losses{cross_entropy, z_losses};
     if (label == IGNORED) {
-        ignore(row, t, losses, is_present(loss_scale));
+        ignore(gradient, t, losses, is_present(loss_scale));
         return;
     }
     // Before the barriers below, since gradients replace the logits after them.
@@ -190,8 +224,8 @@ KERNEL(softmax_cross_entropy_rows, 1024, Global<f32> logits, Global<const i32> l
         return;
     }
     const f32 scale = load(loss_scale, 0), factor = softmax.factor(scale);
-    for_each_quad(row, [&](u32 i, Pack<f32> quad) {
-        row.store_quad(i, gradients(exponentials(quad, softmax.max), factor, scale, i, u32(label)));
+    gradient.store([&](u32 i, Pack<f32> quad) {
+        return gradients(exponentials(quad, softmax.max), factor, scale, i, u32(label));
     });
 }
 
@@ -246,15 +280,15 @@ KERNEL(shard_terms, 1024, Global<f32> logits, Global<const i32> labels, Global<c
     }
 }
 
-KERNEL(shard_losses, 1024, Global<f32> exponentials, Global<const i32> labels, Global<const f32> maxima,
-       Global<const f32> terms, Global<const f32> loss_scale, Global<f32> cross_entropy, Global<f32> z_losses,
-       f32 z_loss, u32 tokens, u32 first_class, u32 classes) {
+KERNEL(shard_losses, 1024, Global<f32> exponentials, Global<bf16> dlogits, Global<const i32> labels,
+       Global<const f32> maxima, Global<const f32> terms, Global<const f32> loss_scale, Global<f32> cross_entropy,
+       Global<f32> z_losses, f32 z_loss, u32 tokens, u32 first_class, u32 classes) {
     const u32 t = block_x();
     const i32 label = load(labels, t);
-    const Row<f32> row = row_of(exponentials, t, classes);
+    const GradientRow gradient = gradient_row(row_of(exponentials, t, classes), dlogits, t);
     const Losses losses{cross_entropy, z_losses};
     if (label == IGNORED) {
-        ignore(row, t, losses, is_present(loss_scale));
+        ignore(gradient, t, losses, is_present(loss_scale));
         return;
     }
     const Softmax softmax{z_loss, load(maxima, t), load(terms, t)};
@@ -264,5 +298,5 @@ KERNEL(shard_losses, 1024, Global<f32> exponentials, Global<const i32> labels, G
     }
     const f32 scale = load(loss_scale, 0), factor = softmax.factor(scale);
     const u32 target = local_class(label, first_class, classes);
-    for_each_quad(row, [&](u32 i, Pack<f32> quad) { row.store_quad(i, gradients(quad, factor, scale, i, target)); });
+    gradient.store([&](u32 i, Pack<f32> quad) { return gradients(quad, factor, scale, i, target); });
 }

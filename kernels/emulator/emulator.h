@@ -194,7 +194,11 @@ struct Parameter {
 template <template <class> class Tensor, class T>
 struct Parameter<Tensor<T>> {
     static constexpr bool WRITES = !std::is_const_v<T>;
-    static bool fits(const EmulatorArg& arg) { return arg.kind == 0 && (!WRITES || arg.size == 1); }
+    // A tensor that is not there is none to write to, either.
+    static bool fits(const EmulatorArg& arg) {
+        const bool is_absent = arg.value == 0 && arg.bytes == 0;
+        return arg.kind == 0 && (!WRITES || arg.size == 1 || is_absent);
+    }
     static Tensor<T> from(const Argument& arg) {
         return Tensor<T>{reinterpret_cast<T*>(arg.given.value), Buffer{arg.given.bytes, arg.written}, 0};
     }

@@ -20,6 +20,9 @@ pub struct Caps {
     pub cuts_products: bool,
     /// Whether the gradient of embeddings needs a word of workspace for each token.
     pub links_tokens: bool,
+    /// Whether the gradient of the logits of a bf16 model is rounded to bf16, in workspace of its own: where products
+    /// of two bf16 operands are much faster than those of f32 and bf16, which round it all the same.
+    pub rounds_dlogits: bool,
     /// Logits of a chunk of the loss: enough that a chunk's products run at full speed, few beside the
     /// activations.
     pub chunk_logits: usize,
@@ -34,6 +37,7 @@ impl Caps {
         packs_products: false,
         cuts_products: true,
         links_tokens: true,
+        rounds_dlogits: true,
         chunk_logits: 1 << 27,
     };
 }

@@ -18,6 +18,7 @@ impl CrossEntropyKernels for Cpu {
         params: &CrossEntropyParams,
         loss_scale: Option<TensorRef<'_, Self>>,
         logits: TensorMut<'_, Self>,
+        _dlogits: Option<TensorMut<'_, Self>>,
         labels: TensorRef<'_, Self>,
         cross_entropy: TensorMut<'_, Self>,
         z_losses: TensorMut<'_, Self>,
@@ -95,6 +96,7 @@ impl CrossEntropyKernels for Cpu {
         maxima: TensorRef<'_, Self>,
         terms: TensorRef<'_, Self>,
         exponentials: TensorMut<'_, Self>,
+        _dlogits: Option<TensorMut<'_, Self>>,
         cross_entropy: TensorMut<'_, Self>,
         z_losses: TensorMut<'_, Self>,
     ) -> Result<()> {

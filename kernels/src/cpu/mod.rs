@@ -87,6 +87,7 @@ impl Cpu {
         packs_products: true,
         cuts_products: false,
         links_tokens: false,
+        rounds_dlogits: false,
         chunk_logits: 1 << 20,
     };
 

@@ -13,6 +13,7 @@ impl<Dr: Driver> CrossEntropyKernels for Cuda<Dr> {
         params: &CrossEntropyParams,
         loss_scale: Option<TensorRef<'_, Self>>,
         logits: TensorMut<'_, Self>,
+        dlogits: Option<TensorMut<'_, Self>>,
         labels: TensorRef<'_, Self>,
         cross_entropy: TensorMut<'_, Self>,
         z_losses: TensorMut<'_, Self>,
@@ -20,6 +21,7 @@ impl<Dr: Driver> CrossEntropyKernels for Cuda<Dr> {
         let CrossEntropyShape { tokens, vocab_size, .. } = shape;
         let args = [
             logits.into(),
+            dlogits.into(),
             labels.into(),
             loss_scale.into(),
             cross_entropy.into(),
@@ -71,12 +73,14 @@ impl<Dr: Driver> CrossEntropyKernels for Cuda<Dr> {
         maxima: TensorRef<'_, Self>,
         terms: TensorRef<'_, Self>,
         exponentials: TensorMut<'_, Self>,
+        dlogits: Option<TensorMut<'_, Self>>,
         cross_entropy: TensorMut<'_, Self>,
         z_losses: TensorMut<'_, Self>,
     ) -> Result<()> {
         let ShardShape { tokens, first_class, classes, .. } = shape;
         let args = [
             exponentials.into(),
+            dlogits.into(),
             labels.into(),
             maxima.into(),
             terms.into(),

@@ -127,6 +127,12 @@ impl<'a, Dr: Driver> From<Option<TensorRef<'a, Cuda<Dr>>>> for Arg<'a, Dr::Memor
     }
 }
 
+impl<'a, Dr: Driver> From<Option<TensorMut<'a, Cuda<Dr>>>> for Arg<'a, Dr::Memory> {
+    fn from(view: Option<TensorMut<'a, Cuda<Dr>>>) -> Self {
+        view.map_or(Arg::Absent, Arg::from)
+    }
+}
+
 impl<M> From<u32> for Arg<'_, M> {
     fn from(value: u32) -> Self {
         Arg::U32(value)

@@ -139,6 +139,7 @@ nothing!(CrossEntropyKernels {
         &cross_entropy::CrossEntropyParams,
         Option<In<'_>>,
         Out<'_>,
+        Option<Out<'_>>,
         In<'_>,
         Out<'_>,
         Out<'_>,
@@ -153,6 +154,7 @@ nothing!(CrossEntropyKernels {
         In<'_>,
         In<'_>,
         Out<'_>,
+        Option<Out<'_>>,
         Out<'_>,
         Out<'_>,
     );

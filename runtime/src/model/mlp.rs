@@ -2,7 +2,7 @@
 //! tensor parallelism a rank has a part of the intermediate columns, and its output, like the gradient of its
 //! input, is a term of the sum over ranks.
 
-use tisserand_kernels::ops::{Write, swiglu};
+use tisserand_kernels::ops::{Write, gemm, swiglu};
 use tisserand_kernels::{Block, Device, Storage, TensorRef};
 
 use super::Pass;
@@ -35,16 +35,26 @@ impl<D: Storage> MlpSaved<D> {
 }
 
 impl Mlp {
-    /// Everything before the down projection, given the normalised stream `x` [tokens, hidden].
+    /// Everything before the down projection, given the normalised stream `x` [tokens, hidden]. Without biases the
+    /// activation is computed where the product's sums are.
     pub fn activate<D: Device>(
         &self,
         pass: &Pass<'_, D>,
         weights: &UnitWeights<'_, D>,
         x: TensorRef<'_, D>,
     ) -> Result<MlpSaved<D>> {
-        let gate_up = self.gate_up.forward(pass, weights, x)?;
-        let activated = Some(self.swiglu(pass, &gate_up)?);
-        Ok(MlpSaved { gate_up, activated })
+        if self.gate_up.bias.is_some() {
+            let gate_up = self.gate_up.forward(pass, weights, x)?;
+            let activated = Some(self.swiglu(pass, &gate_up)?);
+            return Ok(MlpSaved { gate_up, activated });
+        }
+        let (tokens, Linear { weight, out_features, .. }) = (pass.tokens(), self.gate_up);
+        let (mut gate_up, mut activated) =
+            (pass.activations(out_features)?, pass.activations(self.down.in_features)?);
+        let product = gate_up.view_mut([tokens, out_features]);
+        let out = activated.view_mut([tokens, self.down.in_features]);
+        gemm::linear_swiglu(pass.ctx, x, weights.get(weight), product, out)?;
+        Ok(MlpSaved { gate_up, activated: Some(activated) })
     }
 
     fn swiglu<D: Device>(&self, pass: &Pass<'_, D>, gate_up: &Block<D>) -> Result<Block<D>> {

@@ -6,7 +6,8 @@
 //! `dlogits[t, v] = loss_scale · (softmax[t, v] · (1 + 2 · z_loss · lse) - [v = label])`; nothing comes from
 //! tokens with the label [`IGNORED`].
 //!
-//! A chunk's logits and their gradients are f32 in workspace whatever the storage of `x` and `weight`.
+//! A chunk's logits are f32 in workspace whatever the storage of `x` and `weight`. So are their gradients, unless the
+//! device [`rounds_dlogits`](Caps::rounds_dlogits).
 //!
 //! The classes may be cut over ranks: see [`AcrossRanks`].
 
@@ -18,7 +19,7 @@ pub use ranks::{AcrossRanks, ShardShape, Whole};
 use super::Write;
 use super::gemm::{self, GemmShape, Layout};
 use crate::device::Caps;
-use crate::{Class, Context, Cost, DType, Device, KernelError, Result, Storage, TensorMut, TensorRef};
+use crate::{Block, Class, Context, Cost, DType, Device, KernelError, Result, Storage, TensorMut, TensorRef};
 use ranks::Losses;
 
 /// The label of a token that has no target.
@@ -52,15 +53,16 @@ impl CrossEntropyShape {
 
 /// Device side of this family beyond the products. Arguments have been checked by the functions below.
 pub trait CrossEntropyKernels: Storage {
-    /// Losses of `shape.tokens` rows of f32 `logits` [tokens, vocab_size], which it overwrites: with
-    /// `dlogits` where there is a `loss_scale` `[1]`, with anything where there is none.
-    /// `cross_entropy` and `z_losses` are `[tokens]` f32.
+    /// Losses of `shape.tokens` rows of f32 `logits` [tokens, vocab_size], which it may overwrite. Where there is
+    /// a `loss_scale` `[1]`, their gradient goes to `dlogits` [tokens, vocab_size] bf16 if that is there, else in
+    /// place of the logits. `cross_entropy` and `z_losses` are `[tokens]` f32.
     fn softmax_cross_entropy_rows(
         &self,
         shape: CrossEntropyShape,
         params: &CrossEntropyParams,
         loss_scale: Option<TensorRef<'_, Self>>,
         logits: TensorMut<'_, Self>,
+        dlogits: Option<TensorMut<'_, Self>>,
         labels: TensorRef<'_, Self>,
         cross_entropy: TensorMut<'_, Self>,
         z_losses: TensorMut<'_, Self>,
@@ -89,8 +91,8 @@ pub trait CrossEntropyKernels: Storage {
     ) -> Result<()>;
 
     /// Losses as [`softmax_cross_entropy_rows`](Self::softmax_cross_entropy_rows) gives them and, where there
-    /// is a `loss_scale`, `dlogits` of this rank's classes in place of the `exponentials` [tokens, classes].
-    /// `maxima` and `terms` are those over all ranks.
+    /// is a `loss_scale`, the gradient of this rank's logits in `dlogits` or in place of the `exponentials`
+    /// [tokens, classes]. `maxima` and `terms` are those over all ranks.
     fn shard_losses(
         &self,
         shape: ShardShape,
@@ -100,6 +102,7 @@ pub trait CrossEntropyKernels: Storage {
         maxima: TensorRef<'_, Self>,
         terms: TensorRef<'_, Self>,
         exponentials: TensorMut<'_, Self>,
+        dlogits: Option<TensorMut<'_, Self>>,
         cross_entropy: TensorMut<'_, Self>,
         z_losses: TensorMut<'_, Self>,
     ) -> Result<()>;
@@ -147,12 +150,16 @@ pub fn linear_forward_backward<D: Device, A: AcrossRanks<D> + ?Sized>(
     let bytes = 2 * x.size_bytes() + weight.size_bytes() + 2 * dweight.as_ref().size_bytes();
     record(ctx, OP, shard, shape.hidden_size, 3, bytes + labels.size_bytes() + losses.as_ref().size_bytes());
 
+    let mut narrow = narrow_dlogits(ctx, shape, shard, x.dtype(), weight.dtype())?;
     let mut losses_of = Losses { ctx, params, loss_scale: Some(loss_scale), shard, across };
     for_each_chunk(ctx, shape, shard, |start, logits| {
         let tokens = logits.shape().dims()[0];
         let x = x.rows(start, tokens);
-        losses_of.chunk(x, weight, labels, start, logits.reborrow(), &mut losses)?;
-        let (dlogits, dx) = (logits.as_ref(), dx.reborrow().rows(start, tokens));
+        let grid = [tokens, shard.classes];
+        let dlogits = narrow.as_mut().map(|dlogits| dlogits.range_mut(0, grid));
+        losses_of.chunk(x, weight, labels, start, logits.reborrow(), dlogits, &mut losses)?;
+        let dlogits = narrow.as_ref().map_or(logits.as_ref(), |dlogits| dlogits.range(0, grid));
+        let dx = dx.reborrow().rows(start, tokens);
         let [m, n, k] = [tokens, shape.hidden_size, shard.classes];
         let dx_shape = GemmShape { m, n, k };
         gemm::product(ctx, Layout::Nn, dx_shape, dlogits, weight, None, Write::Replace, dx)?;
@@ -185,7 +192,7 @@ pub fn linear_forward<D: Device, A: AcrossRanks<D> + ?Sized>(
     let mut losses_of = Losses { ctx, params, loss_scale: None, shard, across };
     for_each_chunk(ctx, shape, shard, |start, logits| {
         let x = x.rows(start, logits.shape().dims()[0]);
-        losses_of.chunk(x, weight, labels, start, logits.reborrow(), &mut losses)
+        losses_of.chunk(x, weight, labels, start, logits.reborrow(), None, &mut losses)
     })
 }
 
@@ -206,6 +213,20 @@ fn for_each_chunk<D: Device, E: From<KernelError>>(
         start += tokens;
     }
     Ok(())
+}
+
+/// Room for a chunk's gradients apart from its logits, where they are rounded.
+fn narrow_dlogits<D: Device>(
+    ctx: &Context<D>,
+    shape: CrossEntropyShape,
+    shard: ShardShape,
+    x: DType,
+    weight: DType,
+) -> Result<Option<Block<D>>> {
+    let caps = ctx.device.caps();
+    let is_rounded = caps.rounds_dlogits && [x, weight] == [DType::Bf16; 2];
+    let block = || ctx.arena.block(Class::Workspace, DType::Bf16, shape.chunk_tokens(caps) * shard.classes);
+    is_rounded.then(block).transpose()
 }
 
 fn check_inputs<D: Storage>(

@@ -115,8 +115,8 @@ pub(super) struct Losses<'a, D: Device, A: ?Sized> {
 }
 
 impl<D: Device, A: AcrossRanks<D> + ?Sized> Losses<'_, D, A> {
-    /// Logits of the chunk `x` that starts at token `start`, then their losses, and their gradient in place
-    /// if there is a `loss_scale`.
+    /// Logits of the chunk `x` that starts at token `start`, then their losses and, if there is a `loss_scale`, their
+    /// gradient in `dlogits` or in place.
     pub(super) fn chunk(
         &mut self,
         x: TensorRef<'_, D>,
@@ -124,6 +124,7 @@ impl<D: Device, A: AcrossRanks<D> + ?Sized> Losses<'_, D, A> {
         labels: TensorRef<'_, D>,
         start: usize,
         mut logits: TensorMut<'_, D>,
+        dlogits: Option<TensorMut<'_, D>>,
         losses: &mut TensorMut<'_, D>,
     ) -> Result<(), A::Error> {
         let Losses { ctx, params, loss_scale, shard: all, .. } = *self;
@@ -147,6 +148,7 @@ impl<D: Device, A: AcrossRanks<D> + ?Sized> Losses<'_, D, A> {
                 params,
                 loss_scale,
                 logits,
+                dlogits,
                 labels,
                 cross_entropy,
                 z_losses,
@@ -169,6 +171,7 @@ impl<D: Device, A: AcrossRanks<D> + ?Sized> Losses<'_, D, A> {
             maxima,
             terms,
             logits,
+            dlogits,
             cross_entropy,
             z_losses,
         )?)

@@ -1,9 +1,11 @@
 //! Losses of rows of logits: one rank and the phases of several, against the definition in f64 and the CPU device.
 
 mod runs;
+mod whole;
 
 use std::cell::OnceCell;
 
+use half::bf16;
 use tisserand_kernels::ops::cross_entropy::IGNORED;
 use tisserand_kernels::testing::{assert_close, tolerance};
 use tisserand_kernels::{Context, DType};
@@ -88,6 +90,29 @@ fn phases_of_ranks_equal_the_reference_and_have_the_exponentials_of_the_cpu() {
     with_warps_of_64(assert_phases);
 }
 
+fn assert_rounded(ctx: &Context<Dev>) {
+    for rows in cases() {
+        let name = format!("{} of {} from {}", rows.tokens(), rows.vocab_size, rows.start);
+        let narrow = Rows { rounds_dlogits: true, ..rows.clone() };
+        let all = |rows: &Rows| {
+            let of_ranks = [1, 3].into_iter().flat_map(|ranks| phases(ctx, rows, ranks).outputs);
+            std::iter::once(fused(ctx, rows)).chain(of_ranks).collect::<Vec<_>>()
+        };
+        for (got, wide) in all(&narrow).iter().zip(all(&rows)) {
+            let rounded: Vec<f32> =
+                wide.gradients.iter().map(|value| bf16::from_f32(*value).to_f32()).collect();
+            assert_eq!(got.gradients, rounded, "{name}");
+            assert_eq!(got.losses, wide.losses, "{name}");
+        }
+    }
+}
+
+#[test]
+fn gradients_apart_from_the_logits_are_those_in_their_place_rounded() {
+    for_each_setting(assert_rounded);
+    with_warps_of_64(assert_rounded);
+}
+
 /// The order of sums is a function of the width alone.
 #[test]
 fn bits_depend_neither_on_the_address_nor_on_the_order_of_threads() {
@@ -124,6 +149,7 @@ fn large_and_infinite_logits_do_not_overflow() {
         start: 0,
         z_loss: 0.0,
         loss_scale: Some(1.0),
+        rounds_dlogits: false,
     };
     let check = |name: &str, outputs: &Outputs<f32>| {
         assert_eq!(outputs.losses[0], [0.0, 0.0, 2.0_f32.ln(), 0.0], "{name}");
@@ -173,6 +199,7 @@ fn gradients_are_normal_numbers_or_zero() {
         start: 0,
         z_loss: 0.0,
         loss_scale: Some(1.0 / 2048.0),
+        rounds_dlogits: false,
     };
     for_each_setting(|ctx| {
         let gradients = fused(ctx, &rows).gradients;

@@ -4,7 +4,7 @@ use tisserand_kernels::ops::cross_entropy::{CrossEntropyParams, CrossEntropyShap
 use tisserand_kernels::testing::{download, normal_f64, poisoned, upload, upload_as};
 use tisserand_kernels::{Block, Context, DType, Device};
 
-use DType::F32;
+use DType::{Bf16, F32};
 
 /// Rows of logits and their labels. The logits begin at element `start` of their block.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub(crate) struct Rows {
     pub(crate) start: usize,
     pub(crate) z_loss: f32,
     pub(crate) loss_scale: Option<f32>,
+    /// Whether gradients go to bf16 apart from the logits.
+    pub(crate) rounds_dlogits: bool,
 }
 
 impl Rows {
@@ -28,6 +30,7 @@ impl Rows {
             start,
             z_loss: 0.125,
             loss_scale: Some(0.5),
+            rounds_dlogits: false,
         }
     }
 
@@ -46,6 +49,21 @@ impl Rows {
             values.extend_from_slice(&row[first..first + classes]);
         }
         upload_as(ctx, F32, &values)
+    }
+
+    /// Room for rounded gradients, which begin at the same element as the logits.
+    fn dlogits<D: Device>(&self, ctx: &Context<D>, classes: usize) -> Option<Block<D>> {
+        let len = self.start + self.tokens() * classes;
+        self.rounds_dlogits.then(|| poisoned(ctx, Bf16, [len]))
+    }
+
+    fn gradients<D: Device>(
+        &self,
+        ctx: &Context<D>,
+        in_place: &Block<D>,
+        apart: Option<&Block<D>>,
+    ) -> Vec<f32> {
+        download(ctx, apart.unwrap_or(in_place))[self.start..].to_vec()
     }
 }
 
@@ -77,7 +95,7 @@ pub(crate) fn reference(rows: &Rows) -> Outputs<f64> {
 
 pub(crate) fn fused<D: Device>(ctx: &Context<D>, rows: &Rows) -> Outputs<f32> {
     let (tokens, vocab_size) = (rows.tokens(), rows.vocab_size);
-    let mut logits = rows.upload(ctx, 0, vocab_size);
+    let (mut logits, mut dlogits) = (rows.upload(ctx, 0, vocab_size), rows.dlogits(ctx, vocab_size));
     let (labels, scale) = (upload(ctx, &rows.labels), rows.loss_scale.map(|scale| upload(ctx, &[scale])));
     let [mut cross_entropy, mut z_losses] = [(); 2].map(|()| poisoned(ctx, F32, [tokens]));
     let shape = CrossEntropyShape { tokens, vocab_size, hidden_size: 1 };
@@ -87,13 +105,14 @@ pub(crate) fn fused<D: Device>(ctx: &Context<D>, rows: &Rows) -> Outputs<f32> {
             &rows.params(),
             scale.as_ref().map(|scale| scale.view([1])),
             logits.range_mut(rows.start, [tokens, vocab_size]),
+            dlogits.as_mut().map(|dlogits| dlogits.range_mut(rows.start, [tokens, vocab_size])),
             labels.view([tokens]),
             cross_entropy.view_mut([tokens]),
             z_losses.view_mut([tokens]),
         )
         .unwrap();
     let losses = [&cross_entropy, &z_losses].map(|losses| download(ctx, losses));
-    Outputs { losses, gradients: download(ctx, &logits)[rows.start..].to_vec() }
+    Outputs { losses, gradients: rows.gradients(ctx, &logits, dlogits.as_ref()) }
 }
 
 /// The phases of `ranks` ranks, one after the other; the gradients are those of the ranks side by side.
@@ -141,6 +160,7 @@ pub(crate) fn phases<D: Device>(ctx: &Context<D>, rows: &Rows, ranks: usize) -> 
     let terms = upload(ctx, &combined(&all.terms, |a, b| a + b));
     for (shard, part) in shards.iter().zip(&mut parts) {
         let [mut cross_entropy, mut z_losses] = [(); 2].map(|()| poisoned(ctx, F32, [tokens]));
+        let mut dlogits = rows.dlogits(ctx, shard.classes);
         ctx.device
             .shard_losses(
                 *shard,
@@ -150,12 +170,13 @@ pub(crate) fn phases<D: Device>(ctx: &Context<D>, rows: &Rows, ranks: usize) -> 
                 maxima.view([tokens]),
                 terms.view([2, tokens]),
                 part.range_mut(rows.start, [tokens, shard.classes]),
+                dlogits.as_mut().map(|dlogits| dlogits.range_mut(rows.start, [tokens, shard.classes])),
                 cross_entropy.view_mut([tokens]),
                 z_losses.view_mut([tokens]),
             )
             .unwrap();
         let losses = [&cross_entropy, &z_losses].map(|losses| download(ctx, losses));
-        all.outputs.push(Outputs { losses, gradients: download(ctx, part)[rows.start..].to_vec() });
+        all.outputs.push(Outputs { losses, gradients: rows.gradients(ctx, part, dlogits.as_ref()) });
     }
     all
 }
