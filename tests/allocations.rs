@@ -171,6 +171,7 @@ fn engine(recompute: Recompute) -> Box<dyn Engine> {
             groups: Vec::new(),
         },
         sharding: Sharding::single(),
+        cuda_graph: false,
     };
     let arena_bytes = plan::train(Cpu::CAPS, &model, &step, SEQ, Workspace::None).unwrap().arena_bytes;
     let device = Cpu::new(2).unwrap();

@@ -126,6 +126,7 @@ fn build(folder: &Path, reference: &Reference, batch: usize, seq_len: usize) -> 
             groups: Vec::new(),
         },
         sharding: Sharding::single(),
+        cuda_graph: false,
     };
     let device = Cpu::new(2).unwrap();
     let plan = plan::train(device.caps(), &model, &config, seq_len, Workspace::None).unwrap();

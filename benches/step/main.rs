@@ -269,6 +269,7 @@ fn step_config(sharding: Sharding, micro_steps: usize) -> StepConfig {
             groups: Vec::new(),
         },
         sharding,
+        cuda_graph: false,
     }
 }
 

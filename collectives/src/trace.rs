@@ -91,6 +91,11 @@ impl Trace {
         self.shared.recording.store(on, Ordering::Relaxed);
     }
 
+    /// Whether what begins now is kept.
+    pub fn is_recording(&self) -> bool {
+        self.shared.recording.load(Ordering::Relaxed)
+    }
+
     /// Everything kept so far; its room goes with it.
     pub fn take(&self) -> Kept {
         std::mem::take(&mut *self.kept())
@@ -103,7 +108,7 @@ impl Trace {
 
     /// Begins an action. `None` while nothing is recorded.
     pub fn begin(&self) -> Option<Instant> {
-        self.shared.recording.load(Ordering::Relaxed).then(Instant::now)
+        self.is_recording().then(Instant::now)
     }
 
     /// Ends what [`Trace::begin`] began.

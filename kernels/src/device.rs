@@ -4,7 +4,7 @@ use crate::ops::{
     AdamwKernels, AttentionKernels, CrossEntropyKernels, ElementwiseKernels, EmbeddingKernels, GemmKernels,
     GradNormKernels, PhiloxKernels, RmsNormKernels, RopeKernels, StepScalarsKernels, SwigluKernels,
 };
-use crate::{Arena, Cost, Element, Result, TensorMut, TensorRef};
+use crate::{Arena, Cost, Element, KernelError, Result, TensorMut, TensorRef};
 
 /// What an op must know of a device to compute its workspace. A dry run takes the caps of the device
 /// that it stands for, so that its arena has the same bytes.
@@ -50,6 +50,9 @@ pub trait Storage: Clone + Send + Sync + Sized + 'static {
     /// A point in the work of a handle; see [`Storage::event`].
     type Event: Clone + Send + Sync + 'static;
 
+    /// Work that is queued again as one; see [`Storage::capture`].
+    type Graph: Send + Sync + 'static;
+
     /// What workspace sizes depend on.
     fn caps(&self) -> Caps;
 
@@ -81,6 +84,20 @@ pub trait Storage: Clone + Send + Sync + Sized + 'static {
     /// A handle to the same memory whose work is queued apart from this one's, for collectives: another
     /// stream on a GPU, other threads on the host.
     fn fork(&self) -> Result<Self>;
+
+    /// Runs `work`, and records what it queues on this handle instead of doing it: ops, copies and zeros, on the
+    /// memory that they name now. The graph keeps that memory from being freed, not from being given to another block.
+    ///
+    /// # Errors
+    /// A device that records nothing, as by default; what `work` returns; all else that it asks of the handle, such
+    /// as uploads, downloads and events.
+    fn capture<E: From<KernelError>>(&self, _work: impl FnOnce() -> Result<(), E>) -> Result<Self::Graph, E> {
+        let name = self.caps().name;
+        Err(KernelError::Device(format!("the {name} device records no graphs; only cuda does")).into())
+    }
+
+    /// Queues all that a graph has recorded, as one.
+    fn replay(&self, graph: &Self::Graph) -> Result<()>;
 
     /// Told by the arena that bytes have no owner any more, before they get another: work queued on this handle
     /// from now on must not read them before it writes them. A device that looks for mistakes marks them.

@@ -85,6 +85,7 @@ fn an_8b_model_is_planned_in_two_seconds() {
             groups: Vec::new(),
         },
         sharding: Sharding::single(),
+        cuda_graph: false,
     };
     let plan = plan::train(Cpu::CAPS, &model, &config, 8192, Workspace::None).unwrap();
     let elapsed = start.elapsed();

@@ -121,6 +121,7 @@ fn step(
             groups: Vec::new(),
         },
         sharding,
+        cuda_graph: false,
     }
 }
 

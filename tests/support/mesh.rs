@@ -101,6 +101,7 @@ impl Spread {
                 groups: Vec::new(),
             },
             sharding: self.sharding(rank),
+            cuda_graph: false,
         }
     }
 }

@@ -2,9 +2,16 @@
 //! because the dry run must predict every offset of the real run.
 
 /// A free range.
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Range {
     offset: usize,
     len: usize,
+}
+
+/// Which bytes are free, to be compared. Since neighbours are merged, equal bytes are equal lists.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Occupancy {
+    free: Vec<Range>,
 }
 
 pub(super) struct FreeList {
@@ -71,6 +78,15 @@ impl FreeList {
             }
             None => self.ranges.insert(next, Range { offset, len }),
         }
+    }
+
+    pub(super) fn occupancy(&self) -> Occupancy {
+        Occupancy { free: self.ranges.clone() }
+    }
+
+    /// Whether what is free now is what was free then.
+    pub(super) fn is(&self, occupancy: &Occupancy) -> bool {
+        self.ranges == occupancy.free
     }
 
     pub(super) fn high_water(&self) -> usize {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{DType, KernelError, Result, Shape, Storage, TensorMut, TensorRef};
 use free_list::FreeList;
+pub use free_list::Occupancy;
 pub use host_memory::HostMemory;
 
 /// What a block holds: the lines of the memory plan.
@@ -134,6 +135,17 @@ impl<D: Storage> Arena<D> {
     /// Bytes in use now.
     pub fn usage(&self) -> Usage {
         self.state().usage
+    }
+
+    /// Which bytes are in use now.
+    pub fn occupancy(&self) -> Occupancy {
+        self.state().free.occupancy()
+    }
+
+    /// Whether the bytes in use now are those that were in use then: the same calls that take and return blocks then
+    /// give the same offsets as they gave then, and nobody else has a byte that they give.
+    pub fn is_occupied_as(&self, then: &Occupancy) -> bool {
+        self.state().free.is(then)
     }
 
     /// Bytes in use when most were.
@@ -308,6 +320,24 @@ mod tests {
         drop((b, c));
         assert_eq!(arena.usage().total(), 0);
         assert_eq!(arena.high_water_bytes(), 512);
+    }
+
+    #[test]
+    fn an_arena_knows_whether_the_same_bytes_are_in_use() {
+        let arena = arena(4096);
+        let long = arena.block(Class::Weights, DType::F32, 64).unwrap();
+        let then = arena.occupancy();
+        let [a, b] = [64, 128].map(|len| arena.block(Class::Workspace, DType::F32, len).unwrap());
+        assert!(!arena.is_occupied_as(&then));
+        drop(a);
+        assert!(!arena.is_occupied_as(&then));
+        drop(b);
+        assert!(arena.is_occupied_as(&then));
+        // As many bytes, but others.
+        let other = arena.block(Class::Weights, DType::F32, 64).unwrap();
+        drop(long);
+        assert!(!arena.is_occupied_as(&then) && arena.usage().total() == 256);
+        drop(other);
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod simd;
 mod step_scalars;
 mod swiglu;
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -125,6 +126,8 @@ impl Storage for Cpu {
     type Memory = HostMemory;
     /// Work is done when its call returns.
     type Event = ();
+    /// None is ever made.
+    type Graph = Infallible;
 
     fn caps(&self) -> Caps {
         Self::CAPS
@@ -174,6 +177,10 @@ impl Storage for Cpu {
     /// One thread of its own for every four that compute, at least one.
     fn fork(&self) -> Result<Self> {
         Cpu::new((self.num_threads() / 4).max(1))
+    }
+
+    fn replay(&self, graph: &Infallible) -> Result<()> {
+        match *graph {}
     }
 
     fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {

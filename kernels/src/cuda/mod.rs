@@ -28,7 +28,7 @@ mod sums;
 mod swiglu;
 
 use crate::device::Caps;
-use crate::{Cost, Element, Result, Storage, TensorMut, TensorRef};
+use crate::{Cost, Element, KernelError, Result, Storage, TensorMut, TensorRef};
 
 pub use driver::Driver;
 use driver::Span;
@@ -67,6 +67,7 @@ impl<Dr: Driver> Cuda<Dr> {
 impl<Dr: Driver> Storage for Cuda<Dr> {
     type Memory = Dr::Memory;
     type Event = Dr::Event;
+    type Graph = Dr::Graph;
 
     fn caps(&self) -> Caps {
         Self::CAPS
@@ -124,6 +125,14 @@ impl<Dr: Driver> Storage for Cuda<Dr> {
 
     fn fork(&self) -> Result<Self> {
         Ok(Cuda { driver: self.driver.fork()? })
+    }
+
+    fn capture<E: From<KernelError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<Dr::Graph, E> {
+        self.driver.capture(work)
+    }
+
+    fn replay(&self, graph: &Dr::Graph) -> Result<()> {
+        self.driver.replay(graph)
     }
 
     fn discard(&self, memory: &Dr::Memory, offset_bytes: usize, size_bytes: usize) {

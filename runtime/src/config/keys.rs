@@ -46,6 +46,7 @@ pub(super) const KEYS: &[Key] = &[
     key("run.max_minutes", "number", "0", Free, "Save and exit 75 before this; 0 = Slurm's limit, else none."),
     key("run.collective_timeout_s", "number", "600", Free, "Seconds after which a collective counts as hung."),
     key("run.nccl_library", "path", "\"\"", Free, "libnccl.so.2 for ranks with GPUs; empty: in NCCL_HOME, or where the system looks."),
+    key("run.cuda_graph", "boolean", "false", Free, "Whether the step is recorded and replayed as CUDA graphs: same bits, less work for the host. cuda and one rank only."),
     key("run.plan_check", "warn, error", "warn", Free, "What happens when memory used differs from the plan."),
     key("run.group", "string", "\"\"", Free, "Unix group that may read everything."),
 

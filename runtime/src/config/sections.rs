@@ -23,6 +23,8 @@ pub struct Run {
     pub collective_timeout_s: f64,
     /// The file of libnccl; none: where `NCCL_HOME` or the system says.
     pub nccl_library: Option<PathBuf>,
+    /// Whether the step is replayed as CUDA graphs.
+    pub cuda_graph: bool,
     /// What happens when memory used differs from the plan.
     pub plan_check: PlanCheck,
     /// Unix group that may read everything.

@@ -33,7 +33,7 @@ pub(super) fn validate(root: &Section<'_>, ranks: Ranks) -> Result<Config> {
     let in_f32 = precision.reduce == DType::F32;
     let mesh_invariant = mesh::mesh_invariant(&root.sub("determinism")?, &mesh, &training, in_f32)?;
     Ok(Config {
-        run: run(&root.sub("run")?)?,
+        run: run(&root.sub("run")?, &mesh)?,
         tokenizer,
         optimizer: optimizer(&root.sub("optimizer")?)?,
         schedule: schedule(&root.sub("schedule")?, &lengths)?,
@@ -65,7 +65,7 @@ fn not_yet(root: &Section<'_>) -> Result<()> {
     Ok(())
 }
 
-fn run(section: &Section<'_>) -> Result<Run> {
+fn run(section: &Section<'_>, mesh: &Mesh) -> Result<Run> {
     let stem = Path::new(section.file()).file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let name = section.string("name")?.map(str::to_owned).or(stem).unwrap_or_default();
     if name.is_empty()
@@ -75,7 +75,9 @@ fn run(section: &Section<'_>) -> Result<Run> {
     {
         return Err(section.wrong("name", "a name without \"/\" that does not begin with \".\""));
     }
-    let device = section.choice("device", &[("cpu", DeviceKind::Cpu), ("cuda", DeviceKind::Cuda)])?;
+    let device = section
+        .choice("device", &[("cpu", DeviceKind::Cpu), ("cuda", DeviceKind::Cuda)])?
+        .unwrap_or(DeviceKind::Cpu);
     let dir = section.string("dir")?.map_or_else(|| Path::new("runs").join(&name), PathBuf::from);
     let plan_check =
         section.choice("plan_check", &[("warn", PlanCheck::Warn), ("error", PlanCheck::Error)])?;
@@ -83,14 +85,32 @@ fn run(section: &Section<'_>) -> Result<Run> {
         name,
         dir,
         seed: section.integer("seed", 0..=MOST)?.unwrap_or(1234),
-        device: device.unwrap_or(DeviceKind::Cpu),
+        device,
         threads: section.size("threads", 0..=4096)?.unwrap_or(0),
         max_minutes: section.number("max_minutes", Bound::NonNegative)?.filter(|minutes| *minutes > 0.0),
         collective_timeout_s: section.number("collective_timeout_s", Bound::Positive)?.unwrap_or(600.0),
         nccl_library: section.string("nccl_library")?.filter(|file| !file.is_empty()).map(Into::into),
+        cuda_graph: cuda_graph(section, device, mesh)?,
         plan_check: plan_check.unwrap_or(PlanCheck::Warn),
         group: section.string("group")?.map(str::to_owned),
     })
+}
+
+/// `run.cuda_graph`, where something can be recorded: on a GPU, and no communication, which graphs do not hold.
+fn cuda_graph(section: &Section<'_>, device: DeviceKind, mesh: &Mesh) -> Result<bool> {
+    const KEY: &str = "cuda_graph";
+    if section.boolean(KEY)? != Some(true) {
+        return Ok(false);
+    }
+    if device == DeviceKind::Cpu {
+        return Err(section.conflict(KEY, "run.device = \"cpu\" has no graphs; hint: run.device = \"cuda\""));
+    }
+    let ranks = mesh.dp() * mesh.tp;
+    if ranks > 1 {
+        let message = format!("a graph holds no communication, but the run has {ranks} ranks; hint: one rank");
+        return Err(section.conflict(KEY, &message));
+    }
+    Ok(true)
 }
 
 fn tokenizer(section: &Section<'_>, data: &Data) -> Result<Tokenizer> {

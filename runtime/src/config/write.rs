@@ -64,6 +64,7 @@ pub(super) fn sections(config: &Config) -> Vec<SectionText> {
                 ("max_minutes", Value::Float(run.max_minutes.unwrap_or(0.0))),
                 ("collective_timeout_s", Value::Float(run.collective_timeout_s)),
                 ("nccl_library", run.nccl_library.as_deref().map_or(string(""), path)),
+                ("cuda_graph", Value::Boolean(run.cuda_graph)),
                 ("plan_check", string(if run.plan_check == PlanCheck::Warn { "warn" } else { "error" })),
                 ("group", string(run.group.as_deref().unwrap_or(""))),
             ],

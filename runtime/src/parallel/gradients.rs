@@ -85,6 +85,15 @@ impl<D: Device> Gradients<D> {
         sharding.mesh_invariant || sharding.shards_gradients()
     }
 
+    /// Whether there are sums alone: no leaf, and no reduction under way.
+    pub fn are_at_rest(&self) -> bool {
+        let is_at_rest = |unit: &Unit<D>| {
+            let mut sums = unit.groups.iter();
+            unit.leaf.is_none() && sums.all(|sums| sums.flight.is_none() && !sums.levels.is_empty())
+        };
+        self.units.iter().all(is_at_rest)
+    }
+
     /// Begins a step.
     pub fn begin(&mut self, ctx: &Context<D>) -> Result<()> {
         if Self::has_leaves(&self.sharding) {

@@ -1,8 +1,5 @@
 //! Runs a list of actions: one arm of one `match` per kind of action.
 
-use std::sync::Arc;
-use std::time::Instant;
-
 use tisserand_collectives::{Axes, Axis, Communicator, Progress};
 use tisserand_kernels::ops::adamw::{self, AdamwParams};
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
@@ -11,11 +8,13 @@ use tisserand_kernels::ops::step_scalars::{self, StepScalars};
 use tisserand_kernels::ops::{Write, elementwise};
 use tisserand_kernels::{Block, Class, Context, DType, Device};
 
+use super::notes::Notes;
+use super::recorded::Recording;
 use super::state::{OptimizerState, StateDTypes, pieces};
 use super::{Action, norm, schedule};
 use crate::config::Optimizer;
 use crate::data::MicroBatch;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Transformer;
 use crate::model::block::{BlockSaved, Recompute};
 use crate::model::head::Head;
@@ -44,6 +43,8 @@ pub struct StepConfig {
     pub optimizer: Optimizer,
     /// This rank's part.
     pub sharding: Sharding,
+    /// Whether [`Executor::train`] replays graphs of the step where it can. One rank only, on a device that records.
+    pub cuda_graph: bool,
 }
 
 /// The model, its state and the step on one rank.
@@ -65,7 +66,9 @@ pub struct Executor<D: Device> {
     /// Sums of cross-entropy and z-loss over each micro-batch of the step [2, micro_steps].
     losses: Block<D>,
     flight: InFlight<D>,
-    notes: Notes,
+    pub(super) notes: Notes,
+    /// The step as graphs.
+    pub(super) recording: Recording<D>,
 }
 
 /// What lives between the actions of one micro-batch.
@@ -81,39 +84,21 @@ impl<D: Device> InFlight<D> {
         InFlight { stream: None, saved: model.blocks.iter().map(|_| None).collect() }
     }
 
+    fn is_empty(&self) -> bool {
+        self.stream.is_none() && self.saved.iter().all(Option::is_none)
+    }
+
     fn take(&mut self) -> Block<D> {
         self.stream.take().expect("the schedule starts every micro-batch with the embedding")
-    }
-}
-
-/// Tells what this rank is doing.
-struct Notes {
-    progress: Progress,
-    actions: [Arc<str>; Action::NAMES.len()],
-    units: Vec<Arc<str>>,
-}
-
-impl Notes {
-    fn new(model: &Transformer, progress: Progress) -> Self {
-        let units = model.units.iter().map(|unit| unit.name.as_str().into()).collect();
-        Notes { progress, actions: Action::NAMES.map(Into::into), units }
-    }
-
-    fn note(&self, action: Action) {
-        let name = Arc::clone(&self.actions[action.index()]);
-        let unit = action.unit().map(|unit| Arc::clone(&self.units[unit]));
-        self.progress.note(|activity| (activity.action, activity.unit) = (Some(name), unit));
-    }
-
-    fn trace(&self, action: Action, begin: Option<Instant>) {
-        let unit = action.unit().map(|unit| Arc::clone(&self.units[unit]));
-        self.progress.trace().end_action(begin, action.name(), unit, action.micro_batch());
     }
 }
 
 impl<D: Device> Executor<D> {
     /// Takes every long-lived block; weights are zero until initialised or loaded. `progress` is told of every
     /// action.
+    ///
+    /// # Errors
+    /// A full arena, a device that fails; a configuration that asks for graphs with more than one rank.
     pub fn new(
         ctx: Context<D>,
         model: Transformer,
@@ -122,6 +107,12 @@ impl<D: Device> Executor<D> {
         progress: Progress,
     ) -> Result<Self> {
         let StepConfig { tokens, positions, sharding, micro_steps, .. } = config;
+        let ranks = sharding.mesh.world_size();
+        if config.cuda_graph && ranks > 1 {
+            return Err(Error::input(format!(
+                "a graph of the step with {ranks} ranks: it holds no communication, so only one rank records it"
+            )));
+        }
         let Axes { gather, reduce, replicate, tp, copies } = axes;
         let shape = NetworkShape { dtype: config.dtypes.compute, tokens, positions };
         let network = Network::new(ctx, model, shape, sharding, gather, TensorParallel::new(tp, copies))?;
@@ -145,6 +136,7 @@ impl<D: Device> Executor<D> {
             losses,
             flight,
             notes,
+            recording: Recording::Cold,
         })
     }
 
@@ -182,28 +174,50 @@ impl<D: Device> Executor<D> {
 
     /// One training step. Of `inputs` only the words that the host decides are read.
     pub fn train(&mut self, inputs: &StepScalars, micro_batches: &[MicroBatch]) -> Result<()> {
+        if self.config.cuda_graph {
+            return self.train_recorded(inputs, micro_batches);
+        }
         self.train_watched(inputs, micro_batches, |_| {})
     }
 
-    /// As [`Executor::train`]; `before` is told of every action before it begins.
+    /// A training step, action by action; `before` is told of every one before it begins.
     pub fn train_watched(
         &mut self,
         inputs: &StepScalars,
         micro_batches: &[MicroBatch],
         mut before: impl FnMut(Action),
     ) -> Result<()> {
-        let device = self.network.ctx.device.clone();
-        let words = &inputs.to_words()[..step_scalars::INPUT_WORDS];
-        device.upload(words, self.scalars.range_mut(0, [step_scalars::INPUT_WORDS]))?;
-        self.notes.progress.note(|activity| activity.step = inputs.step.into());
+        self.begin(inputs)?;
         self.gradients.begin(&self.network.ctx)?;
         for i in 0..self.actions.len() {
-            self.notes.note(self.actions[i]);
             before(self.actions[i]);
-            let begin = self.notes.progress.trace().begin();
-            self.run(self.actions[i], micro_batches)?;
-            self.notes.trace(self.actions[i], begin);
+            self.act(self.actions[i], micro_batches)?;
         }
+        Ok(())
+    }
+
+    /// Uploads what the host decides of a step.
+    pub(super) fn begin(&mut self, inputs: &StepScalars) -> Result<()> {
+        let words = &inputs.to_words()[..step_scalars::INPUT_WORDS];
+        let scalars = self.scalars.range_mut(0, [step_scalars::INPUT_WORDS]);
+        self.network.ctx.device.upload(words, scalars)?;
+        self.notes.begin_step(inputs.step);
+        Ok(())
+    }
+
+    /// Whether nothing of a step is under way on the host's side: what is so before every step and after it, where
+    /// one rank has everything.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let Network { model, weights, .. } = &self.network;
+        let is_whole = (0..model.units.len()).all(|unit| weights.is_gathered(unit));
+        is_whole && self.flight.is_empty() && self.gradients.are_at_rest()
+    }
+
+    /// One action, noted.
+    pub(super) fn act(&mut self, action: Action, micro_batches: &[MicroBatch]) -> Result<()> {
+        let begin = self.notes.begin(action);
+        self.run(action, micro_batches)?;
+        self.notes.end(action, begin);
         Ok(())
     }
 

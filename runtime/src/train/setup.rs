@@ -322,6 +322,7 @@ pub fn step_config(config: &Config, model: &Transformer, rank: usize) -> StepCon
         cross_entropy: CrossEntropyParams { z_loss: config.training.z_loss as f32 },
         optimizer: config.optimizer.clone(),
         sharding: sharding(config, rank),
+        cuda_graph: config.run.cuda_graph,
     }
 }
 

@@ -10,7 +10,7 @@ mod raw;
 pub use raw::RawDriver;
 
 use super::{Arg, Cuda, LaunchConfig};
-use crate::{Result, TensorMut, TensorRef};
+use crate::{KernelError, Result, TensorMut, TensorRef};
 
 /// A range of one allocation: exactly the bytes that a copy or a kernel may touch.
 pub struct Span<'a, M> {
@@ -51,6 +51,9 @@ pub trait Driver: Clone + Send + Sync + 'static {
 
     /// A point in a stream's work.
     type Event: Clone + Send + Sync + 'static;
+
+    /// Work that was recorded by [`Driver::capture`]. It keeps the memory that it names.
+    type Graph: Send + Sync + 'static;
 
     /// Allocates `bytes` zeroed bytes, aligned to 256 at least.
     fn allocate(&self, bytes: usize) -> Result<Self::Memory>;
@@ -93,4 +96,25 @@ pub trait Driver: Clone + Send + Sync + 'static {
 
     /// Another handle to the same memory, with a stream of its own.
     fn fork(&self) -> Result<Self>;
+
+    /// Runs `work`, and records the kernels, copies and zeros that it queues on this stream instead of doing them: in
+    /// their order, with the arguments that they have now. All else that it asks of this stream is refused with one
+    /// line: uploads, which take bytes of the host as they are once; downloads, events, waits and synchronisation,
+    /// which would wait for what does not happen; allocations, forks, and graphs inside of graphs.
+    fn capture<E: From<KernelError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<Self::Graph, E>;
+
+    /// Queues all work of a graph as one piece, behind what is queued already. The graph is one of the same GPU.
+    fn replay(&self, graph: &Self::Graph) -> Result<()>;
+}
+
+/// The refusal of a call that a graph cannot repeat.
+fn refused_in_capture(call: &str) -> KernelError {
+    KernelError::Device(format!(
+        "{call} on a stream that records a graph: only kernels, copies and zeros can be repeated (please report this)"
+    ))
+}
+
+/// The refusal of a graph of another GPU.
+fn refused_elsewhere() -> KernelError {
+    KernelError::Device("replay of a graph that was recorded on another GPU (please report this)".into())
 }

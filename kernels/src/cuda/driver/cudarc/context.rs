@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ::cudarc::driver::sys::{self, CUcontext, CUctx_flags, CUresult};
 
 use super::call::check;
+use super::captures::while_nobody_records;
 use super::probe::Gpu;
 use crate::Result;
 
@@ -47,11 +48,15 @@ impl Context {
 
     /// Returns when all work of all its streams is done: before anything that such work may use goes away. A context
     /// that has failed does no work any more.
-    pub(super) fn finish(&self) {
-        if self.enter().is_ok() {
-            // SAFETY: takes no pointer. There is nobody to tell of an error.
-            let _ = unsafe { sys::cuCtxSynchronize() };
-        }
+    ///
+    /// False if the calling thread records a graph: then nothing was waited for, and what was to go away must stay.
+    pub(super) fn finish(&self) -> bool {
+        while_nobody_records(|| {
+            if self.enter().is_ok() {
+                // SAFETY: takes no pointer. There is nobody to tell of an error.
+                let _ = unsafe { sys::cuCtxSynchronize() };
+            }
+        })
     }
 
     /// The GPU behind it.

@@ -172,10 +172,12 @@ fn refusal(name: &str, message: String) -> KernelError {
 impl Drop for Kernels {
     /// There is nobody to tell of an error.
     fn drop(&mut self) {
-        self.context.finish();
-        for module in self.modules.drain(..) {
-            // SAFETY: loaded once, unloaded once, when nothing queued runs its functions, whose handles go with `self`.
-            let _ = unsafe { sys::cuModuleUnload(module) };
+        if self.context.finish() {
+            for module in self.modules.drain(..) {
+                // SAFETY: loaded once, unloaded once, when nothing queued runs its functions, whose handles go with
+                // `self`; graphs that have recorded them hold `self`.
+                let _ = unsafe { sys::cuModuleUnload(module) };
+            }
         }
     }
 }

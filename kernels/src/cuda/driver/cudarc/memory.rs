@@ -9,8 +9,13 @@ use super::call::check;
 use super::context::Context;
 use crate::{KernelError, Result};
 
-/// One allocation on a GPU, freed when it is dropped and all work queued on the GPU is done.
+/// Memory of a GPU. Graphs keep it too, if they name it.
 pub struct CudaMemory {
+    allocation: Arc<Allocation>,
+}
+
+/// One allocation on a GPU, freed when it is dropped and all work queued on the GPU is done.
+pub(super) struct Allocation {
     context: Arc<Context>,
     start: CUdeviceptr,
     len: usize,
@@ -29,9 +34,15 @@ impl CudaMemory {
             }
             answer => {
                 check("cuMemAlloc", answer)?;
-                Ok(CudaMemory { context: Arc::clone(context), start, len })
+                let allocation = Allocation { context: Arc::clone(context), start, len };
+                Ok(CudaMemory { allocation: Arc::new(allocation) })
             }
         }
+    }
+
+    /// What a graph keeps.
+    pub(super) fn allocation(&self) -> &Arc<Allocation> {
+        &self.allocation
     }
 
     /// Address of `len` bytes at `offset`, for work in `context`.
@@ -42,23 +53,26 @@ impl CudaMemory {
     /// # Panics
     /// If the bytes lie outside.
     pub(super) fn address(&self, context: &Context, offset: usize, len: usize) -> Result<CUdeviceptr> {
-        if !self.context.is(context) {
-            let (ours, theirs) = (context.gpu().ordinal, self.context.gpu().ordinal);
+        let Allocation { context: home, start, len: size } = self.allocation.as_ref();
+        if !home.is(context) {
+            let (ours, theirs) = (context.gpu().ordinal, home.gpu().ordinal);
             let message = format!("work of GPU {ours} on memory of GPU {theirs} (please report this)");
             return Err(KernelError::Device(message));
         }
-        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
-        assert!(inside, "bytes {offset}..+{len} leave an allocation of {}", self.len);
-        Ok(self.start + offset as u64)
+        let inside = offset.checked_add(len).is_some_and(|end| end <= *size);
+        assert!(inside, "bytes {offset}..+{len} leave an allocation of {size}");
+        Ok(start + offset as u64)
     }
 }
 
-impl Drop for CudaMemory {
+impl Drop for Allocation {
     fn drop(&mut self) {
-        self.context.finish();
-        // SAFETY: allocated once, freed once, here, when nothing that was queued needs it any more. There is nobody to
-        // tell of an error.
-        let _ = unsafe { sys::cuMemFree_v2(self.start) };
+        // Rather lost than freed under work that is not done.
+        if self.context.finish() {
+            // SAFETY: allocated once, freed once, here, when nothing that was queued needs it any more. There is nobody
+            // to tell of an error.
+            let _ = unsafe { sys::cuMemFree_v2(self.start) };
+        }
     }
 }
 

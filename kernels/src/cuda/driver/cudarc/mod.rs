@@ -6,7 +6,9 @@
 //! checks what the call relies on.
 
 mod call;
+mod captures;
 mod context;
+mod graph;
 mod kernels;
 mod memory;
 mod probe;
@@ -19,12 +21,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ::cudarc::driver::sys;
 
 use super::{Driver, Span};
-use crate::Result;
+use crate::{KernelError, Result};
 use crate::cuda::modules::{MODULES, Module};
 use crate::cuda::{Arg, LaunchConfig};
 
 use call::check;
 use context::Context;
+use graph::Capture;
+pub use graph::CudaGraph;
 use kernels::{Arguments, Kernels};
 pub use memory::CudaMemory;
 pub use probe::{Gpu, probe};
@@ -80,9 +84,14 @@ impl Cudarc {
         self.stream.context()
     }
 
-    /// Where a span is.
+    /// Where a span is, for work that is about to be queued.
     fn address(&self, span: Span<'_, CudaMemory>) -> Result<u64> {
+        self.stream.recorded().names(span.memory.allocation());
         span.memory.address(self.context(), span.offset_bytes, span.size_bytes)
+    }
+
+    fn refuse_in_capture(&self, call: &str) -> Result<()> {
+        self.stream.recorded().refuse(call)
     }
 
     fn arguments(&self, args: &[Arg<'_, CudaMemory>]) -> Result<Arguments> {
@@ -111,8 +120,10 @@ impl Cudarc {
 impl Driver for Cudarc {
     type Memory = CudaMemory;
     type Event = CudaEvent;
+    type Graph = CudaGraph;
 
     fn allocate(&self, bytes: usize) -> Result<CudaMemory> {
+        self.refuse_in_capture("allocate")?;
         let memory = CudaMemory::new(self.context(), bytes)?;
         if bytes > 0 {
             self.clear(memory.address(self.context(), 0, bytes)?, bytes)?;
@@ -124,6 +135,7 @@ impl Driver for Cudarc {
 
     fn upload(&self, src: &[u8], dst: Span<'_, CudaMemory>) -> Result<()> {
         assert_eq!(src.len(), dst.size_bytes, "upload of another length");
+        self.refuse_in_capture("upload")?;
         let to = self.address(dst)?;
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         let staging = match &mut *staging {
@@ -137,6 +149,7 @@ impl Driver for Cudarc {
     /// Straight into the caller's memory, which is not pinned: the driver stages it, and the host waits in any case.
     fn download(&self, src: Span<'_, CudaMemory>, dst: &mut [u8]) -> Result<()> {
         assert_eq!(src.size_bytes, dst.len(), "download of another length");
+        self.refuse_in_capture("download")?;
         let (from, stream) = (self.address(src)?, self.stream.enter()?);
         // SAFETY: `from` is a range of a live allocation, as long as `dst`, which is borrowed until the stream has done
         // the copy below, or has failed and does nothing any more.
@@ -168,19 +181,34 @@ impl Driver for Cudarc {
     }
 
     fn event(&self) -> Result<CudaEvent> {
+        self.refuse_in_capture("event")?;
         Ok(CudaEvent { point: self.stream.point()?, stream: Arc::clone(&self.stream) })
     }
 
     fn wait(&self, event: &CudaEvent) -> Result<()> {
+        self.refuse_in_capture("wait")?;
         self.stream.wait(event.event())
     }
 
     fn synchronize(&self) -> Result<()> {
+        self.refuse_in_capture("synchronize")?;
         self.stream.synchronize()
     }
 
     fn fork(&self) -> Result<Self> {
+        self.refuse_in_capture("fork")?;
         Self::on(self.context(), Arc::clone(&self.kernels))
+    }
+
+    fn capture<E: From<KernelError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<CudaGraph, E> {
+        let capture = Capture::begin(&self.stream)?;
+        work()?;
+        Ok(capture.end(&self.kernels)?)
+    }
+
+    fn replay(&self, graph: &CudaGraph) -> Result<()> {
+        self.refuse_in_capture("replay")?;
+        graph.launch(&self.stream)
     }
 }
 

@@ -8,6 +8,8 @@ use crate::cuda::driver::{RawDriver, Span};
 
 impl RawDriver for Cudarc {
     fn raw_stream(&self) -> Result<*mut c_void> {
+        // Whatever the library queues, it is not ours to record.
+        self.stream.recorded().refuse("work of another library")?;
         Ok(self.stream.enter()?.cast())
     }
 

@@ -7,6 +7,7 @@ use ::cudarc::driver::sys::{self, CUevent, CUevent_flags, CUresult, CUstream, CU
 
 use super::call::check;
 use super::context::Context;
+use super::graph::Recorded;
 use crate::Result;
 
 /// Points of a stream that can be waited for at a time; see [`Stream::point`].
@@ -16,6 +17,7 @@ const POINTS: usize = 256;
 pub(super) struct Stream {
     points: Vec<Event>,
     next_point: AtomicUsize,
+    recorded: Recorded,
     raw: CUstream,
     context: Arc<Context>,
 }
@@ -45,7 +47,8 @@ impl Stream {
         let flags = CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: the context is current; the driver writes one handle.
         check("cuStreamCreate", unsafe { sys::cuStreamCreate(&mut raw, flags) })?;
-        Ok(Stream { points, next_point: AtomicUsize::new(0), raw, context: Arc::clone(context) })
+        let (next_point, recorded) = (AtomicUsize::new(0), Recorded::default());
+        Ok(Stream { points, next_point, recorded, raw, context: Arc::clone(context) })
     }
 
     /// The context, made current, and the stream for a call of the driver.
@@ -57,6 +60,11 @@ impl Stream {
     /// Its context.
     pub(super) fn context(&self) -> &Arc<Context> {
         &self.context
+    }
+
+    /// Whether it records a graph, and of what memory.
+    pub(super) fn recorded(&self) -> &Recorded {
+        &self.recorded
     }
 
     /// Marks the point behind all work so far.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use super::abi::Counters;
 use super::settings::{Completion, Settings};
 use super::work::Work;
+use crate::cuda::driver::refused_in_capture;
 use crate::{KernelError, Result};
 
 /// What the handles of one device share.
@@ -26,6 +27,7 @@ struct State {
     streams: HashMap<u64, Stream>,
     num_streams: u64,
     counters: Counters,
+    commands: u64,
     fault: Option<String>,
 }
 
@@ -37,6 +39,8 @@ struct Stream {
     done: u64,
     /// A thread runs the piece after `done`, which has left the queue.
     is_running: bool,
+    /// What a capture under way has recorded.
+    captured: Option<Vec<Work>>,
 }
 
 enum Entry {
@@ -101,9 +105,43 @@ impl Gpu {
         self.state().streams.remove(&stream);
     }
 
-    /// Queues work on a stream, and runs it if the stream is early.
+    /// Queues work on a stream, and runs it if the stream is early. A stream that records keeps it instead.
     pub(super) fn queue(&self, stream: u64, work: Work) -> Result<()> {
+        let mut state = self.state();
+        state.check()?;
+        if let Some(captured) = &mut state.stream_mut(stream).captured {
+            captured.push(work);
+            return Ok(());
+        }
+        state.commands += u64::from(work.is_command());
+        drop(state);
         self.push(stream, Entry::Work(work))
+    }
+
+    /// From now on a stream records.
+    pub(super) fn begin_capture(&self, stream: u64) -> Result<()> {
+        let mut state = self.state();
+        state.check()?;
+        match &mut state.stream_mut(stream).captured {
+            Some(_) => Err(refused_in_capture("capture")),
+            none => {
+                *none = Some(Vec::new());
+                Ok(())
+            }
+        }
+    }
+
+    /// What a stream has recorded; it records no longer.
+    pub(super) fn end_capture(&self, stream: u64) -> Vec<Work> {
+        self.state().stream_mut(stream).captured.take().unwrap_or_default()
+    }
+
+    /// Refuses `call` on a stream that records.
+    pub(super) fn refuse_in_capture(&self, stream: u64, call: &str) -> Result<()> {
+        match self.state().stream_mut(stream).captured {
+            Some(_) => Err(refused_in_capture(call)),
+            None => Ok(()),
+        }
     }
 
     /// Lets what is queued on `stream` from now on begin after `event`, of this device or another.
@@ -114,7 +152,7 @@ impl Gpu {
     fn push(&self, stream: u64, entry: Entry) -> Result<()> {
         let mut state = self.state();
         state.check()?;
-        let owner = state.streams.get_mut(&stream).expect("a stream lives as long as its handles");
+        let owner = state.stream_mut(stream);
         owner.queue.push_back(entry);
         owner.queued += 1;
         drop(state);
@@ -173,6 +211,11 @@ impl Gpu {
         }
     }
 
+    /// Work that was queued so far, captured work not counted.
+    pub(super) fn commands(&self) -> u64 {
+        self.state().commands
+    }
+
     /// What kernels have done so far.
     pub(super) fn counters(&self) -> Counters {
         self.state().counters
@@ -197,6 +240,11 @@ impl State {
             }
             None => Ok(()),
         }
+    }
+
+    /// A stream that somebody has a handle of.
+    fn stream_mut(&mut self, stream: u64) -> &mut Stream {
+        self.streams.get_mut(&stream).expect("a stream lives as long as its handles")
     }
 
     fn next(&mut self, point: Point) -> Next {

@@ -5,6 +5,7 @@
 //! arguments or to bytes that nobody has written, a download of such bytes.
 
 mod abi;
+mod capture;
 mod gpu;
 mod memory;
 mod settings;
@@ -18,6 +19,8 @@ use crate::{KernelError, Result};
 
 pub use abi::Counters;
 use abi::{Allocation, OwnedArg};
+use capture::Capture;
+pub use capture::EmulatedGraph;
 pub use gpu::EmulatedEvent;
 use gpu::Gpu;
 pub use memory::EmulatedMemory;
@@ -59,6 +62,12 @@ impl Emulated {
         self.stream.gpu.take_counters()
     }
 
+    /// Calls so far that queue work, on all streams: kernels, copies to and on the device, zeros, and graphs, each as
+    /// one. What a graph records is not queued.
+    pub fn commands(&self) -> u64 {
+        self.stream.gpu.commands()
+    }
+
     fn on(gpu: Arc<Gpu>) -> Self {
         let number = gpu.add_stream();
         Emulated { stream: Arc::new(Stream { gpu, number }) }
@@ -66,6 +75,10 @@ impl Emulated {
 
     fn queue(&self, work: Work) -> Result<()> {
         self.stream.gpu.queue(self.stream.number, work)
+    }
+
+    fn refuse_in_capture(&self, call: &str) -> Result<()> {
+        self.stream.gpu.refuse_in_capture(self.stream.number, call)
     }
 }
 
@@ -89,8 +102,10 @@ fn argument(arg: Arg<'_, EmulatedMemory>) -> OwnedArg {
 impl Driver for Emulated {
     type Memory = EmulatedMemory;
     type Event = EmulatedEvent;
+    type Graph = EmulatedGraph;
 
     fn allocate(&self, bytes: usize) -> Result<EmulatedMemory> {
+        self.refuse_in_capture("allocate")?;
         let allocation =
             Allocation::new(bytes).ok_or(KernelError::OutOfMemory { device: "emulated", bytes })?;
         Ok(EmulatedMemory { allocation: Arc::new(allocation) })
@@ -98,11 +113,13 @@ impl Driver for Emulated {
 
     fn upload(&self, src: &[u8], dst: Span<'_, EmulatedMemory>) -> Result<()> {
         assert_eq!(src.len(), dst.size_bytes, "upload of another length");
+        self.refuse_in_capture("upload")?;
         self.queue(Work::Upload(src.into(), range(dst)))
     }
 
     fn download(&self, src: Span<'_, EmulatedMemory>, dst: &mut [u8]) -> Result<()> {
         assert_eq!(src.size_bytes, dst.len(), "download of another length");
+        self.refuse_in_capture("download")?;
         self.synchronize()?;
         let range = range(src);
         if let Some(first) = range.first_poisoned() {
@@ -147,18 +164,36 @@ impl Driver for Emulated {
     }
 
     fn event(&self) -> Result<EmulatedEvent> {
+        self.refuse_in_capture("event")?;
         Ok(self.stream.gpu.event(self.stream.number))
     }
 
     fn wait(&self, event: &EmulatedEvent) -> Result<()> {
+        self.refuse_in_capture("wait")?;
         self.stream.gpu.queue_wait(self.stream.number, event.clone())
     }
 
     fn synchronize(&self) -> Result<()> {
+        self.refuse_in_capture("synchronize")?;
         self.stream.gpu.finish(self.stream.number)
     }
 
     fn fork(&self) -> Result<Self> {
+        self.refuse_in_capture("fork")?;
         Ok(Self::on(Arc::clone(&self.stream.gpu)))
+    }
+
+    fn capture<E: From<KernelError>>(
+        &self,
+        work: impl FnOnce() -> Result<(), E>,
+    ) -> Result<EmulatedGraph, E> {
+        let capture = Capture::begin(&self.stream)?;
+        work()?;
+        Ok(capture.end())
+    }
+
+    fn replay(&self, graph: &EmulatedGraph) -> Result<()> {
+        self.refuse_in_capture("replay")?;
+        self.queue(graph.work_on(&self.stream.gpu)?)
     }
 }

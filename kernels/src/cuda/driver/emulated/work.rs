@@ -1,5 +1,7 @@
 //! What waits in a stream: everything that a device does, with the memory that it needs.
 
+use std::sync::Arc;
+
 use super::abi::{self, Counters, OwnedArg};
 use super::memory::Range;
 use super::settings::Settings;
@@ -18,19 +20,27 @@ pub(super) enum Work {
     Discard(Range),
     /// A kernel, its launch and its arguments.
     Launch(&'static str, LaunchConfig, Box<[OwnedArg]>),
+    /// All that a graph has recorded.
+    Graph(Arc<[Work]>),
 }
 
 impl Work {
+    /// Whether a GPU's driver would be called for it.
+    pub(super) fn is_command(&self) -> bool {
+        !matches!(self, Work::Discard(_))
+    }
+
     /// Does it. The error is a kernel's fault.
-    pub(super) fn run(self, settings: &Settings, counters: &mut Counters) -> Result<()> {
+    pub(super) fn run(&self, settings: &Settings, counters: &mut Counters) -> Result<()> {
         match self {
-            Work::Upload(src, dst) => dst.write(&src),
-            Work::Copy(src, dst) => dst.copy_from(&src),
+            Work::Upload(src, dst) => dst.write(src),
+            Work::Copy(src, dst) => dst.copy_from(src),
             Work::Zero(dst) => dst.zero(),
             Work::Discard(dead) => dead.poison(),
             Work::Launch(kernel, config, args) => {
-                return abi::launch(kernel, config, &args, settings, counters);
+                return abi::launch(kernel, *config, args, settings, counters);
             }
+            Work::Graph(works) => return works.iter().try_for_each(|work| work.run(settings, counters)),
         }
         Ok(())
     }

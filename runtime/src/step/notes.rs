@@ -1,0 +1,54 @@
+//! Tells what this rank is doing: the newest action for a hang report, all of them for a trace.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tisserand_collectives::Progress;
+
+use super::Action;
+use crate::model::Transformer;
+
+/// Where an executor tells it. Names are made once: a step does not allocate.
+pub(super) struct Notes {
+    progress: Progress,
+    actions: [Arc<str>; Action::NAMES.len()],
+    units: Vec<Arc<str>>,
+    graph: Arc<str>,
+}
+
+impl Notes {
+    pub(super) fn new(model: &Transformer, progress: Progress) -> Self {
+        let units = model.units.iter().map(|unit| unit.name.as_str().into()).collect();
+        Notes { progress, actions: Action::NAMES.map(Into::into), units, graph: "graph".into() }
+    }
+
+    /// A step begins.
+    pub(super) fn begin_step(&self, step: u32) {
+        self.progress.note(|activity| activity.step = step.into());
+    }
+
+    /// An action begins; the result is for [`Notes::end`].
+    pub(super) fn begin(&self, action: Action) -> Option<Instant> {
+        let name = Arc::clone(&self.actions[action.index()]);
+        let unit = action.unit().map(|unit| Arc::clone(&self.units[unit]));
+        self.progress.note(|activity| (activity.action, activity.unit) = (Some(name), unit));
+        self.progress.trace().begin()
+    }
+
+    /// It ends.
+    pub(super) fn end(&self, action: Action, begin: Option<Instant>) {
+        let unit = action.unit().map(|unit| Arc::clone(&self.units[unit]));
+        self.progress.trace().end_action(begin, action.name(), unit, action.micro_batch());
+    }
+
+    /// Many actions at once, which nobody can tell apart.
+    pub(super) fn begin_graph(&self) {
+        let name = Arc::clone(&self.graph);
+        self.progress.note(|activity| (activity.action, activity.unit) = (Some(name), None));
+    }
+
+    /// Whether a trace is taken.
+    pub(super) fn is_tracing(&self) -> bool {
+        self.progress.trace().is_recording()
+    }
+}
