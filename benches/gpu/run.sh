@@ -127,10 +127,11 @@ train() {
     attempt "train: $name" "$limit" "$bin/tisserand" train "runs/$file.toml" --ranks "${RANKS:-1}" --set "run.dir=$runs/$name" "${sets[@]}"
 }
 
-# speed_of NAME LIMIT STEP KEY=VALUE...: as train, but the run is killed when it has logged STEP: a run that ends writes a checkpoint.
+# speed_of NAME LIMIT FILE STEP KEY=VALUE...: as train, but the run is killed when it has logged STEP: a run that ends writes a
+# checkpoint.
 speed_of() {
-    local name=$1 limit=$2 step=$3 sets=() key
-    shift 3
+    local name=$1 limit=$2 file=$3 step=$4 sets=() key
+    shift 4
     for key in "$@" training.steps=100000; do sets+=(--set "$key"); done
     # shellcheck disable=SC2016
     attempt "train: $name" "$limit" bash -c '
@@ -140,7 +141,7 @@ speed_of() {
         while kill -0 $! 2>/dev/null && ! grep -q "\"step\":$step," "$metrics" 2>/dev/null; do sleep 0.2; done
         kill -9 $! 2>/dev/null
         grep -q "\"step\":$step," "$metrics"' \
-        speed_of "$runs/$name/metrics.jsonl" "$step" "$bin/tisserand" train "runs/$name.toml" --set "run.dir=$runs/$name" "${sets[@]}" &&
+        speed_of "$runs/$name/metrics.jsonl" "$step" "$bin/tisserand" train "runs/$file.toml" --set "run.dir=$runs/$name" "${sets[@]}" &&
         speed "$name"
 }
 
@@ -196,7 +197,22 @@ bits() {
 training() {
     parity
     [ -e "$runs/cuda-bf16/checkpoints/step-00000020" ] && bits
+    graphs
     train medium 60 medium log.every_steps=20 && speed medium
+    train medium-graph 60 medium log.every_steps=20 run.cuda_graph=true && speed medium-graph
+}
+
+# A run whose steps are replayed as CUDA graphs has the bits of one without, also with three micro-batches and document masks.
+graphs() {
+    [ -e "$runs/cuda-bf16/checkpoints/step-00000020" ] &&
+        train cuda-graph 40 tiny run.device=cuda run.cuda_graph=true checkpoint.every_steps=10 && equal cuda-graph cuda-bf16
+    local sets=(run.device=cuda training.global_batch=3 training.micro_batch=1 checkpoint.every_steps=20)
+    train cuda-accum3 40 tiny "${sets[@]}"
+    train cuda-accum3-graph 40 tiny "${sets[@]}" run.cuda_graph=true && equal cuda-accum3-graph cuda-accum3
+    # Where launches weigh most: steps of a model that is far too small for the GPU.
+    sets=(run.device=cuda log.every_steps=100)
+    speed_of tiny-speed 25 tiny 500 "${sets[@]}"
+    speed_of tiny-speed-graph 25 tiny 500 "${sets[@]}" run.cuda_graph=true
 }
 
 nccl() {
@@ -230,7 +246,7 @@ sanitizer() {
 
 bench() {
     attempt "bench: ops" "${bench_limit:-50}" "$bin/bench" ${quick:+--quick} --json "$results/ops.jsonl"
-    speed_of large 50 16
+    speed_of large 50 large 16
     if ! has_torch; then
         skip "bench: peers" "python3 has no PyTorch with a GPU"
         return

@@ -16,6 +16,7 @@ mod embedding;
 mod emulator;
 mod gemm;
 mod grad_norm;
+mod graphs;
 mod instructions;
 #[cfg(feature = "emulator")]
 mod mistakes;

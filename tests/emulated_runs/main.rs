@@ -1,11 +1,15 @@
 //! `run.device = "cuda"` in a build whose GPU is the emulator: whole runs of the binary follow the CPU's, on every
 //! mesh, with kernels that are late as long as nothing makes them hurry.
+//!
+//! - here: the device beside the CPU; `graphs`: runs with `run.cuda_graph` beside runs without; `recorded`: their steps,
+//!   by the engine's face.
 
-mod support {
-    pub(crate) mod run;
-}
+mod graphs;
+mod recorded;
+#[path = "../support/run.rs"]
+mod run;
 
-use support::run::{Run, tisserand};
+use run::{Run, tisserand};
 
 /// 20 steps; `head_dim` is one that the tensor cores' kernels have.
 const STEPS: [&str; 4] =
