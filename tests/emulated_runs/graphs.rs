@@ -50,7 +50,11 @@ fn a_run_of_three_micro_batches_has_the_same_bits_by_graphs() {
 
 #[test]
 fn a_mesh_invariant_run_has_the_same_bits_by_graphs() {
-    assert_same_bits(&["training.micro_batch=1", "determinism.mesh_invariant=true", "recompute.mode=selective"]);
+    assert_same_bits(&[
+        "training.micro_batch=1",
+        "determinism.mesh_invariant=true",
+        "recompute.mode=selective",
+    ]);
 }
 
 #[test]

@@ -82,7 +82,8 @@ fn assert_equal(subjects: &[Subject<Gpu>; 2], step: u32) {
 
 #[test]
 fn every_tensor_is_the_same_after_every_step() {
-    for (schedule, completion) in [(Schedule::RoundRobin, Completion::Early), (Schedule::Random(5), Completion::Late)]
+    for (schedule, completion) in
+        [(Schedule::RoundRobin, Completion::Early), (Schedule::Random(5), Completion::Late)]
     {
         let mut subjects = pair(schedule, completion);
         for step in 1..=6 {
@@ -107,7 +108,7 @@ fn every_tensor_is_the_same_after_every_step() {
 fn a_step_that_finds_another_arena_is_recorded_anew() {
     let mut subjects = pair(Schedule::RoundRobin, Completion::Late);
     for step in 1..=3 {
-        subjects.each_mut().map(|subject| subject.train(step));
+        subjects.iter_mut().for_each(|subject| subject.train(step));
     }
     // A block that lies where the step has its workspace, for two steps.
     let kept = [1.0_f32, 2.0, 3.0];
@@ -121,7 +122,7 @@ fn a_step_that_finds_another_arena_is_recorded_anew() {
     assert_equal(&subjects, 5);
     drop(block);
     for step in 6..=7 {
-        subjects.each_mut().map(|subject| subject.train(step));
+        subjects.iter_mut().for_each(|subject| subject.train(step));
     }
     assert_equal(&subjects, 7);
 }

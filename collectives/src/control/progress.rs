@@ -12,7 +12,7 @@ use crate::Trace;
 pub struct Activity {
     /// The step, from 1; 0 before the first.
     pub step: u64,
-    /// The action of the step, or what is done between steps.
+    /// The action of the step, "graph" for those of a whole micro-batch, or what is done between steps.
     pub action: Option<Arc<str>>,
     /// The unit of the model that the action works on.
     pub unit: Option<Arc<str>>,

@@ -125,7 +125,8 @@ fn all_that_cannot_be_repeated_is_refused_by_name() {
         let graph = capture(ctx, || {
             let mut refuse = |name: &str, result: Result<()>| {
                 let message = result.expect_err(name).to_string();
-                let expected = format!("{name} on a stream that records a graph: only kernels, copies and zeros");
+                let expected =
+                    format!("{name} on a stream that records a graph: only kernels, copies and zeros");
                 assert!(message.starts_with(&expected), "{message}");
                 refused.push(name.to_owned());
             };

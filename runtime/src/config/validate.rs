@@ -107,7 +107,8 @@ fn cuda_graph(section: &Section<'_>, device: DeviceKind, mesh: &Mesh) -> Result<
     }
     let ranks = mesh.dp() * mesh.tp;
     if ranks > 1 {
-        let message = format!("a graph holds no communication, but the run has {ranks} ranks; hint: one rank");
+        let message =
+            format!("a graph holds no communication, but the run has {ranks} ranks; hint: one rank");
         return Err(section.conflict(KEY, &message));
     }
     Ok(true)

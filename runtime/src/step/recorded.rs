@@ -4,15 +4,15 @@
 //! **What a graph holds.** What changes from step to step lies in device memory: the words of [`StepScalars`], and the
 //! micro-batch, whose blocks have one length. All else that a step asks of the device is a function of the schedule and
 //! of the arena's offsets, which are the same in every step that begins with the same bytes in use; blocks that live
-//! longer than a step are taken by [`Executor::new`], and on one rank none takes the place of another. So the graphs hold
-//! for every step that finds the arena as the recorded one did, and a step that finds it otherwise is recorded anew.
-//! Uploads cannot be recorded: there is a graph for each *stretch* of actions between two of them.
+//! longer than a step are taken by [`Executor::new`], and on one rank none takes the place of another. So the graphs
+//! hold for every step that finds the arena as the recorded one did, and a step that finds it otherwise is recorded
+//! anew. Uploads cannot be recorded: there is a graph for each *stretch* of actions between two of them.
 //!
 //! **Which step is recorded.** The first one is walked, since a kernel's first launch may make the driver allocate,
 //! which a recording forbids; the next is recorded, and done by replaying it. A step that is traced is walked, so that
-//! its trace shows every action. All three do the same work on the device, in the same order.
+//! its trace shows every action. All three do the same work on the device.
 //!
-//! **The host's side of a step** ends where it began ([`Executor::is_at_rest`]): each micro-batch takes what its forward
+//! **The host's side of a step** ends where it began (`Executor::is_at_rest`): each micro-batch takes what its forward
 //! pass saved, no leaf of gradients is left, and weights are whole as they always are on one rank. So a replay has
 //! nothing to do there, and validation, checkpoints and the reading of gradients find what they find after a walk.
 
@@ -49,7 +49,11 @@ impl<D: Device> Executor<D> {
     ///
     /// # Errors
     /// Those of a step that is walked; a device that records nothing; a step that leaves other blocks than it found.
-    pub(super) fn train_recorded(&mut self, inputs: &StepScalars, micro_batches: &[MicroBatch]) -> Result<()> {
+    pub(super) fn train_recorded(
+        &mut self,
+        inputs: &StepScalars,
+        micro_batches: &[MicroBatch],
+    ) -> Result<()> {
         debug_assert!(self.is_at_rest(), "a step begins with nothing under way");
         // After an error everything begins anew.
         let recording = std::mem::replace(&mut self.recording, Recording::Cold);
@@ -66,9 +70,7 @@ impl<D: Device> Executor<D> {
                 self.replay(&step, inputs, micro_batches)?;
                 Recording::Step(step)
             }
-            Recording::Warm | Recording::Step(_) => {
-                Recording::Step(self.record(inputs, micro_batches)?)
-            }
+            Recording::Warm | Recording::Step(_) => Recording::Step(self.record(inputs, micro_batches)?),
         };
         debug_assert!(self.is_at_rest(), "a step ends with nothing under way");
         Ok(())

@@ -100,7 +100,8 @@ pub trait Driver: Clone + Send + Sync + 'static {
     /// Runs `work`, and records the kernels, copies and zeros that it queues on this stream instead of doing them: in
     /// their order, with the arguments that they have now. All else that it asks of this stream is refused with one
     /// line: uploads, which take bytes of the host as they are once; downloads, events, waits and synchronisation,
-    /// which would wait for what does not happen; allocations, forks, and graphs inside of graphs.
+    /// which would wait for what does not happen; allocations, forks, and graphs inside of graphs. Meanwhile no other
+    /// thread uses this stream.
     fn capture<E: From<KernelError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<Self::Graph, E>;
 
     /// Queues all work of a graph as one piece, behind what is queued already. The graph is one of the same GPU.

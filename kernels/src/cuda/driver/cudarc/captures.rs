@@ -1,8 +1,8 @@
 //! The threads of this process that record graphs.
 //!
 //! While a stream records, the driver refuses to wait for its whole context, and may give the recording up. So nobody
-//! waits for a context meanwhile: a thread that wants to waits until others have recorded. The list is the process's, as
-//! a GPU's primary context is.
+//! waits for a context meanwhile: a thread that wants to waits until others have recorded. The list is the
+//! process's, as a GPU's primary context is.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};

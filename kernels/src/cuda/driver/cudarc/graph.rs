@@ -88,8 +88,8 @@ impl<'a> Capture<'a> {
     fn close(&mut self) -> Result<Template> {
         self.is_open = false;
         let (stream, mut raw) = (self.stream.enter()?, std::ptr::null_mut());
-        // SAFETY: the stream is alive, and this thread began its capture; the driver writes one handle, of null where it
-        // has given the recording up.
+        // SAFETY: the stream is alive, and this thread began its capture; the driver writes one handle, null where
+        // it has given the recording up.
         let answer = unsafe { sys::cuStreamEndCapture(stream, &mut raw) };
         let template = Template { raw };
         check("cuStreamEndCapture", answer)?;
@@ -154,7 +154,7 @@ impl CudaGraph {
 
 impl Drop for CudaGraph {
     fn drop(&mut self) {
-        // What cannot be waited for is not destroyed; its memory and its kernels, which go next, are then kept likewise.
+        // What cannot be waited for is not destroyed; its memory and its kernels, which go next, then stay likewise.
         if self.context.finish() {
             let raw = *self.raw.get_mut().unwrap_or_else(PoisonError::into_inner);
             // SAFETY: made once, destroyed once, here, when no launch of it is under way. There is nobody to tell of an

@@ -21,9 +21,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ::cudarc::driver::sys;
 
 use super::{Driver, Span};
-use crate::{KernelError, Result};
 use crate::cuda::modules::{MODULES, Module};
 use crate::cuda::{Arg, LaunchConfig};
+use crate::{KernelError, Result};
 
 use call::check;
 use context::Context;
