@@ -77,7 +77,8 @@ fn graphs_are_refused_on_a_cpu_by_one_line_and_shown_by_the_configuration() {
     let error = run.exits(2);
     assert!(error.contains("run.cuda_graph = true: run.device = \"cpu\" has no graphs"), "{error}");
     assert_eq!(error.trim().lines().count(), 1, "{error}");
-    let file = run.and(&CUDA).run_file();
+    let cuda = run.and(&CUDA);
+    let file = cuda.run_file();
     let arguments = ["config", "show"].into_iter().chain(file.iter().map(String::as_str));
     assert!(tisserand(arguments).contains("cuda_graph = true"));
 }
