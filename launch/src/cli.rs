@@ -1,5 +1,6 @@
 //! The vocabulary of commands. The doc comments are the `--help` texts.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -35,6 +36,8 @@ pub struct RunFile {
 pub enum Command {
     /// Train a model; continues by itself from the newest checkpoint in the run folder
     Train(Train),
+    /// Start ranks of this machine as processes, without Slurm: one for each GPU
+    Launch(Launch),
     /// Say what a run needs and does, without data: memory, FLOPs, traffic, files, step time
     Plan(Plan),
     /// Compute the validation losses of a checkpoint
@@ -74,6 +77,33 @@ pub struct Train {
     /// processes that mpirun or srun started, which know how many they are
     #[arg(long, value_name = "N", value_parser = count::<1024>)]
     pub ranks: Option<usize>,
+}
+
+/// `launch`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+What ranks print comes line by line with the rank before it. SIGINT, SIGTERM,
+SIGUSR1 and SIGUSR2 go to every rank. When a rank fails the others are ended,
+and its exit code is that of the launch; 75 if the run stopped early with a
+checkpoint. Ranks end when the launcher dies. docs/launching.md has the details.
+
+Examples:
+  tisserand launch -n 4 -- train run.toml       four ranks, as four processes
+  srun tisserand train run.toml                 under Slurm no launcher is needed
+  tisserand train run.toml --ranks 4            four ranks as threads of one process")]
+pub struct Launch {
+    /// How many
+    #[arg(short = 'n', long = "ranks", value_name = "N", value_parser = count::<1024>)]
+    pub ranks: usize,
+    /// Pass over what other ranks than 0 write to standard output, such as NCCL's log; errors are shown
+    #[arg(long)]
+    pub quiet_ranks: bool,
+    /// Seconds between SIGTERM and SIGKILL for the other ranks when one has failed
+    #[arg(long, value_name = "S", default_value_t = 20)]
+    pub grace_s: u64,
+    /// What each rank does: train or eval, with its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 /// `plan`

@@ -7,6 +7,11 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// The names of all variables that are valid UTF-8.
+pub fn names() -> impl Iterator<Item = String> {
+    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
+}
+
 /// The job's name in the run folder: Slurm's id, or "local".
 pub fn job_id() -> String {
     variable("SLURM_JOB_ID").unwrap_or_else(|| "local".to_owned())

@@ -5,6 +5,7 @@
 //! - [`world`]: the ranks of a run; `processes`: ranks that are processes, behind the features `mpi` and `nccl`.
 //! - [`device`]: the one `match` that chooses a device.
 //! - [`mod@env`]: the only place that reads the environment; [`signals`]: the only one that handles signals.
+//! - [`local`]: ranks that `launch` starts on this machine.
 //! - [`ranks`]: which rank this process is, as its launcher says; [`hostlist`]: Slurm's lists of hosts.
 
 pub mod cli;
@@ -12,7 +13,9 @@ pub mod commands;
 pub mod device;
 pub mod env;
 pub mod hostlist;
+pub mod local;
 pub mod output;
+mod private_socket;
 #[cfg(feature = "processes")]
 pub mod processes;
 pub mod ranks;
@@ -27,6 +30,10 @@ use clap::Parser;
 /// Runs the command that the arguments name. Exit codes: 0 done, 1 failed, 2 bad usage or input, 75 stopped
 /// early with a checkpoint.
 pub fn main() -> ExitCode {
+    if let Err(error) = local::report_to_launcher() {
+        eprintln!("error: {error}");
+        return ExitCode::from(error.exit_code());
+    }
     // clap prints usage errors itself and exits with 2.
     let arguments = cli::Cli::parse();
     match commands::run(arguments.command) {

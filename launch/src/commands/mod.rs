@@ -5,6 +5,7 @@ mod config;
 mod data;
 mod eval;
 mod generate;
+mod launch;
 mod plan;
 mod tokenizer;
 mod train;
@@ -27,6 +28,7 @@ const FAILED: u8 = 1;
 pub fn run(command: Command) -> Result<u8> {
     match command {
         Command::Train(arguments) => train::run(arguments),
+        Command::Launch(arguments) => launch::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
