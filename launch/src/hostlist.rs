@@ -1,5 +1,5 @@
 //! Host lists as Slurm writes them: `r[01-02]i[1-3]n05,gpu7`. Padding is kept, several brackets multiply,
-//! the last varies fastest.
+//! the last varies fastest. [`compress`] writes them, with one bracket a name.
 
 use std::fmt;
 
@@ -109,9 +109,114 @@ fn numbers(ranges: &str) -> Result<Vec<String>, String> {
     Ok(all)
 }
 
+/// The list of these hosts, in their order: names that differ in their last number only are one, with ranges where
+/// numbers follow each other. [`expand`] gives the hosts back, if they are names that hosts may have.
+pub fn compress(hosts: &[String]) -> String {
+    let mut names: Vec<Numbered> = Vec::new();
+    for host in hosts {
+        let (prefix, number, suffix) = cut(host);
+        match names.last_mut() {
+            Some(last) if !number.is_empty() && (last.prefix, last.suffix) == (prefix, suffix) => {
+                last.push(number);
+            }
+            _ => names.push(Numbered { prefix, suffix, ranges: vec![(number, number)] }),
+        }
+    }
+    names.iter().map(Numbered::text).collect::<Vec<_>>().join(",")
+}
+
+/// Hosts that differ in a number.
+struct Numbered<'a> {
+    prefix: &'a str,
+    suffix: &'a str,
+    /// First and last numbers, as they are written.
+    ranges: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> Numbered<'a> {
+    fn push(&mut self, number: &'a str) {
+        let follows = |(first, last): &(&str, &str)| {
+            let (next, width) = (last.parse::<u64>().ok()?.checked_add(1)?, first.len());
+            Some(format!("{next:0width$}") == number)
+        };
+        match self.ranges.last_mut() {
+            Some(range) if follows(&*range) == Some(true) => range.1 = number,
+            _ => self.ranges.push((number, number)),
+        }
+    }
+
+    fn text(&self) -> String {
+        let Numbered { prefix, suffix, ranges } = self;
+        let range = |(first, last): &(&str, &str)| match first == last {
+            true => (*first).to_owned(),
+            false => format!("{first}-{last}"),
+        };
+        match ranges.as_slice() {
+            [(first, last)] if first == last => format!("{prefix}{first}{suffix}"),
+            ranges => format!("{prefix}[{}]{suffix}", ranges.iter().map(range).collect::<Vec<_>>().join(",")),
+        }
+    }
+}
+
+/// What is before the last number of a name, the number, and what is behind it.
+fn cut(host: &str) -> (&str, &str, &str) {
+    let digit = |c: char| c.is_ascii_digit();
+    let end = host.rfind(digit).map_or(host.len(), |at| at + 1);
+    let start = host[..end].trim_end_matches(digit).len();
+    (&host[..start], &host[start..end], &host[end..])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_are_as_short_as_slurm_writes_them() {
+        let lists = [
+            ("gpu7", "gpu7"),
+            ("login", "login"),
+            ("a b a", "a,b,a"),
+            ("n1 n2 n3", "n[1-3]"),
+            ("n008 n009 n010 n012 n3", "n[008-010,012,3]"),
+            ("n9 n10 n11", "n[9-11]"),
+            ("n09 n10 n100 n101", "n[09-10,100-101]"),
+            ("n2 n1 n1", "n[2,1,1]"),
+            ("r01i1n05 r01i1n06 r01i2n05", "r01i1n[05-06],r01i2n05"),
+            ("x1.site x2.site y2.site", "x[1-2].site,y2.site"),
+            ("7 8", "[7-8]"),
+            ("n99999999999999999999 n1", "n[99999999999999999999,1]"),
+        ];
+        for (hosts, list) in lists {
+            let hosts: Vec<String> = hosts.split(' ').map(str::to_owned).collect();
+            assert_eq!(compress(&hosts), list);
+            if !list.contains("99999") {
+                assert_eq!(expand(list).unwrap(), hosts, "{list}");
+            }
+        }
+        assert_eq!(compress(&[]), "");
+    }
+
+    #[test]
+    fn what_is_compressed_expands_to_itself() {
+        // Numbers of all widths, in and out of order.
+        let mut state = 1_u64;
+        let mut below = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % bound
+        };
+        for _ in 0..300 {
+            let mut next = below(12);
+            let name = |_| {
+                let (jumps, width) = (below(4) == 0, [1, 2, 3][below(3) as usize]);
+                next = if jumps { below(1200) } else { next + 1 };
+                let prefix = ["n", "r1n"][usize::from(below(8) == 0)];
+                format!("{prefix}{next:0width$}")
+            };
+            let hosts: Vec<String> = (0..20).map(name).collect();
+            let list = compress(&hosts);
+            assert_eq!(expand(&list).unwrap(), hosts, "{list}");
+        }
+    }
 
     #[test]
     fn lists_are_expanded_in_order_with_their_padding() {

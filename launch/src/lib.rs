@@ -3,7 +3,7 @@
 //! - [`cli`]: the vocabulary of commands. Start here.
 //! - [`commands`]: one file per command.
 //! - [`world`]: the ranks of a run; `processes`: ranks that are processes, behind the features `mpi` and `nccl`.
-//! - [`device`]: the one `match` that chooses a device.
+//! - [`device`]: the one `match` that chooses a device; [`placement`]: the table of ranks, and what it must not show.
 //! - [`mod@env`]: the only place that reads the environment; [`signals`]: the only one that handles signals.
 //! - [`local`]: ranks that `launch` starts on this machine.
 //! - [`ranks`]: which rank this process is, as its launcher says; [`hostlist`]: Slurm's lists of hosts.
@@ -15,6 +15,7 @@ pub mod env;
 pub mod hostlist;
 pub mod local;
 pub mod output;
+pub mod placement;
 mod private_socket;
 #[cfg(feature = "processes")]
 pub mod processes;

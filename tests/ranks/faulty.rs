@@ -164,6 +164,7 @@ fn choose(config: &Config, place: Place, fault: Fault) -> Result<DeviceChoice> {
         caps: Cpu::CAPS,
         description: "faulty".to_owned(),
         local_rank,
+        gpu: None,
         workspace: tisserand_collectives::Workspace::None,
         after_first_step: Box::new(|| {}),
         make,

@@ -1,5 +1,8 @@
 //! `tisserand train`
 
+use std::sync::Arc;
+
+use tisserand_collectives::ControlPlane;
 use tisserand_runtime::files::io_error;
 use tisserand_runtime::run::StopFlag;
 use tisserand_runtime::train::{self, Outcome, TrainOptions};
@@ -8,7 +11,7 @@ use tisserand_runtime::{Error, Result};
 use super::load;
 use crate::ranks::Ranks;
 use crate::world::{self, Agree, World};
-use crate::{cli, device, env, output, signals};
+use crate::{cli, device, env, output, placement, signals};
 
 /// Trains, on this process's rank or on all of them, and says how to go on.
 pub(super) fn run(arguments: cli::Train) -> Result<u8> {
@@ -32,12 +35,19 @@ fn train(arguments: cli::Train, ranks: &Ranks, world: World) -> Result<u8> {
         job_id: env::job_id(),
         process: env::process(),
         notices: Vec::new(),
+        warnings: Vec::new(),
+        hosts: Vec::new(),
     };
     let stop = StopFlag::new();
     let dir = config.run.dir.display().to_string();
-    let part = |place: device::Place, control| {
-        let options = TrainOptions { notices: place.notices.clone(), ..options.clone() };
+    let part = |place: device::Place, control: Arc<dyn ControlPlane>| {
+        let mut options = TrainOptions { notices: place.notices.clone(), ..options.clone() };
         let device = device::choose(&config, place)?;
+        if let Some(placement) = placement::settle(control.as_ref(), &device, config.run.oversubscribe)? {
+            options.notices.extend(placement.table);
+            options.warnings.extend(placement.warning);
+            options.hosts = placement.hosts;
+        }
         train::train(config.clone(), options, device, control, stop.clone())
     };
     if matches!(world, World::Threads(_)) {

@@ -25,6 +25,7 @@ use tisserand_runtime::model_config::ModelConfig;
 use tisserand_runtime::network::NetworkShape;
 use tisserand_runtime::parallel::Sharding;
 use tisserand_runtime::plan::machine::CUDA_CAPS;
+use tisserand_runtime::run::GpuRow;
 use tisserand_runtime::step::{Executor, StepConfig};
 use tisserand_runtime::train::DeviceChoice;
 
@@ -63,19 +64,19 @@ pub fn choose(config: &Config, place: Place) -> Result<DeviceChoice> {
             let device = cpu(config.run.threads, &place)?;
             let threads = device.num_threads();
             let description = format!("{threads} CPU thread{}", if threads == 1 { "" } else { "s" });
-            Ok(choice(device, description, place))
+            Ok(choice(device, description, None, place))
         }
         #[cfg(feature = "gpu")]
         DeviceKind::Cuda => {
-            let (device, description) = gpu::open(&place)?;
-            Ok(choice(device, description, place))
+            let (device, description, gpu) = gpu::open(&place)?;
+            Ok(choice(device, description, gpu, place))
         }
         #[cfg(not(feature = "gpu"))]
         DeviceKind::Cuda => Err(without_gpus()),
     }
 }
 
-fn choice<D: Linked>(device: D, description: String, place: Place) -> DeviceChoice {
+fn choice<D: Linked>(device: D, description: String, gpu: Option<GpuRow>, place: Place) -> DeviceChoice {
     let caps = device.caps();
     let Place { local_rank, link, progress, .. } = place;
     let (workspace, after_first_step) = (D::workspace(&link), link.trust());
@@ -85,7 +86,7 @@ fn choice<D: Linked>(device: D, description: String, place: Place) -> DeviceChoi
         let ctx = Context::new(device, arena_bytes)?;
         Ok(Box::new(Executor::new(ctx, model, step, axes, progress)?) as Box<dyn Engine>)
     });
-    DeviceChoice { caps, description, local_rank, workspace, make, after_first_step }
+    DeviceChoice { caps, description, local_rank, gpu, workspace, make, after_first_step }
 }
 
 /// The CPU device of a rank with so many threads; 0: as many as it has cores.

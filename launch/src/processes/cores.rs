@@ -7,6 +7,8 @@ use tisserand_collectives::control::host_name;
 use tisserand_collectives::{Channel, ControlPlane};
 use tisserand_runtime::{Error, Result};
 
+use crate::placement::cpus;
+
 /// What one rank knows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Allowed {
@@ -20,9 +22,7 @@ struct Allowed {
 /// The cores of this rank, at least one: of each that it may run on, its share among those who may too.
 pub(super) fn share(control: &dyn ControlPlane) -> Result<usize> {
     let parallelism = std::thread::available_parallelism().map_or(1, usize::from);
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
-    let mine = format!("{}\t{parallelism}\t{}", host_name(), list.trim());
+    let mine = format!("{}\t{parallelism}\t{}", host_name(), cpus::list(&cpus::allowed()));
     let all = control.gather(Channel::Setup, mine.into_bytes())?;
     let shares = all.map(|all| {
         let all: Vec<Allowed> =
@@ -40,13 +40,7 @@ impl Allowed {
         let mut fields = text.splitn(3, '\t');
         let host = fields.next().unwrap_or_default().to_owned();
         let parallelism = fields.next().and_then(|number| number.parse().ok()).unwrap_or(1);
-        // As Linux writes it: "0-3,8".
-        let range = |range: &str| {
-            let (first, last) = range.split_once('-').unwrap_or((range, range));
-            Some(first.parse::<usize>().ok()?..=last.parse().ok()?)
-        };
-        let cores: Vec<usize> =
-            fields.next().unwrap_or_default().split(',').filter_map(range).flatten().collect();
+        let cores = cpus::parse(fields.next().unwrap_or_default());
         // Not told: the first ones, which all ranks of the machine then share.
         let cores = if cores.is_empty() { (0..parallelism).collect() } else { cores };
         Allowed { host, parallelism, cores }

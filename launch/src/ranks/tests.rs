@@ -51,6 +51,16 @@ fn srun_is_known_by_its_step() {
 }
 
 #[test]
+fn a_site_may_know_its_hosts_by_longer_names() {
+    let given = format!("{STEP} TISSERAND_FIRST_HOST_SUFFIX=i");
+    assert!(describe(&given).ends_with("first host jzxh069i:14567"));
+    // Who names the host, names it whole; and localhost has no other network.
+    assert!(describe(&format!("{given} MASTER_ADDR=jzxh069")).ends_with("first host jzxh069:14567"));
+    let local = "RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 TISSERAND_FIRST_HOST_SUFFIX=i";
+    assert!(describe(local).ends_with("first host localhost:29500"));
+}
+
+#[test]
 fn master_address_and_port_outrank_every_source() {
     let given = format!("{STEP} MASTER_ADDR=ib0.login MASTER_PORT=4000");
     assert_eq!(describe(&given), "rank 6 of 7 (local 2 of 3) by SLURM_*, first host ib0.login:4000");

@@ -125,7 +125,8 @@ impl Variables<'_> {
         Ok(Seat { rank: 0, world_size: 1, local_rank: 0, local_size: 1, source, names: ("", "") })
     }
 
-    /// `MASTER_ADDR`; else as idr_torch has it, the first host of the step.
+    /// `MASTER_ADDR`; else as idr_torch has it, the first host of the step, with what `TISSERAND_FIRST_HOST_SUFFIX`
+    /// adds: where hosts have a fast network under other names ("i" at JSC), site profiles set it.
     pub(super) fn first_host(&self, seat: &Seat) -> Result<String> {
         if let Some(host) = self.text("MASTER_ADDR") {
             return Ok(host);
@@ -146,7 +147,7 @@ impl Variables<'_> {
             return refuse(format!("{} on several machines without MASTER_ADDR; {hint}", seat.describe()));
         };
         let mut hosts = hostlist::expand(&list).map_err(|error| RanksError(format!("{name}: {error}")))?;
-        Ok(hosts.swap_remove(0))
+        Ok(hosts.swap_remove(0) + &self.text("TISSERAND_FIRST_HOST_SUFFIX").unwrap_or_default())
     }
 
     /// `MASTER_PORT`; else 10000 + job id % 20000, as in idr_torch/api/slurm.py (github.com/idriscnrs/idr_torch,

@@ -47,6 +47,7 @@ pub(super) const KEYS: &[Key] = &[
     key("run.collective_timeout_s", "number", "600", Free, "Seconds after which a collective counts as hung."),
     key("run.nccl_library", "path", "\"\"", Free, "libnccl.so.2 for ranks with GPUs; empty: in NCCL_HOME, or where the system looks."),
     key("run.cuda_graph", "boolean", "false", Free, "Whether the step is recorded and replayed as CUDA graphs: same bits, less work for the host. cuda and one rank only."),
+    key("run.oversubscribe", "boolean", "false", Free, "Whether ranks that are bound to CPUs may have less than one each. GPUs are never shared by processes."),
     key("run.plan_check", "warn, error", "warn", Free, "What happens when memory used differs from the plan."),
     key("run.group", "string", "\"\"", Free, "Unix group that may read everything."),
 

@@ -25,6 +25,8 @@ pub struct Run {
     pub nccl_library: Option<PathBuf>,
     /// Whether the step is replayed as CUDA graphs.
     pub cuda_graph: bool,
+    /// Whether ranks that are bound to CPUs may have less than one each.
+    pub oversubscribe: bool,
     /// What happens when memory used differs from the plan.
     pub plan_check: PlanCheck,
     /// Unix group that may read everything.

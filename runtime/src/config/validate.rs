@@ -91,6 +91,7 @@ fn run(section: &Section<'_>, mesh: &Mesh) -> Result<Run> {
         collective_timeout_s: section.number("collective_timeout_s", Bound::Positive)?.unwrap_or(600.0),
         nccl_library: section.string("nccl_library")?.filter(|file| !file.is_empty()).map(Into::into),
         cuda_graph: cuda_graph(section, device, mesh)?,
+        oversubscribe: section.boolean("oversubscribe")?.unwrap_or(false),
         plan_check: plan_check.unwrap_or(PlanCheck::Warn),
         group: section.string("group")?.map(str::to_owned),
     })

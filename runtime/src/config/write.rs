@@ -65,6 +65,7 @@ pub(super) fn sections(config: &Config) -> Vec<SectionText> {
                 ("collective_timeout_s", Value::Float(run.collective_timeout_s)),
                 ("nccl_library", run.nccl_library.as_deref().map_or(string(""), path)),
                 ("cuda_graph", Value::Boolean(run.cuda_graph)),
+                ("oversubscribe", Value::Boolean(run.oversubscribe)),
                 ("plan_check", string(if run.plan_check == PlanCheck::Warn { "warn" } else { "error" })),
                 ("group", string(run.group.as_deref().unwrap_or(""))),
             ],

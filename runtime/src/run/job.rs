@@ -78,6 +78,25 @@ pub struct HostRow {
     pub pid: u32,
     /// The device in words: model and index, or the processor and its threads.
     pub device: String,
+    /// The GPU, if it computes on one.
+    pub gpu: Option<GpuRow>,
+    /// CPUs that the process may run on, as Linux lists them: "0-3,8".
+    pub cpus: String,
+    /// Whether these are fewer than the host has.
+    pub bound: bool,
+    /// NUMA nodes of these CPUs, listed in the same way; empty where the system tells none.
+    pub numa: String,
+}
+
+/// A GPU in `hosts.json`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GpuRow {
+    /// Number among the GPUs that the process sees.
+    pub index: usize,
+    /// The vendor's name.
+    pub name: String,
+    /// Where it sits on the host, the same for every process: "0000:1B:00.0".
+    pub bus_id: String,
 }
 
 /// The folder of this start.

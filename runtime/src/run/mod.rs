@@ -15,7 +15,7 @@ pub mod status;
 pub mod time_limit;
 
 pub use folder::RunFolder;
-pub use job::{HostRow, JobFolder, ProcessDescription, keep_failure_report};
+pub use job::{GpuRow, HostRow, JobFolder, ProcessDescription, keep_failure_report};
 pub use lineage::{Difference, LineageEntry};
 pub use lock::RunLock;
 pub use status::{State, Status, StatusFile};

@@ -20,7 +20,7 @@ use crate::model::Transformer;
 use crate::model::block::Recompute;
 use crate::parallel::Sharding;
 use crate::plan::{self, Plan};
-use crate::run::{self, HostRow, LineageEntry, ProcessDescription, RunFolder, RunLock, StopFlag};
+use crate::run::{self, GpuRow, HostRow, LineageEntry, ProcessDescription, RunFolder, RunLock, StopFlag};
 use crate::step::{StateDTypes, StepConfig};
 
 /// What the command line says beside the run file.
@@ -38,8 +38,12 @@ pub struct TrainOptions {
     pub job_id: String,
     /// How the process was started.
     pub process: ProcessDescription,
-    /// Lines for the log of rank 0: how the ranks found each other.
+    /// Lines for the log of rank 0: how the ranks found each other, and where they are.
     pub notices: Vec<String>,
+    /// The same, of what may be a mistake.
+    pub warnings: Vec<String>,
+    /// Where every rank is, at rank 0.
+    pub hosts: Vec<HostRow>,
 }
 
 /// Makes the engine of a rank, given model, step and the size of the arena.
@@ -53,6 +57,8 @@ pub struct DeviceChoice {
     pub description: String,
     /// Place among the ranks of its machine.
     pub local_rank: usize,
+    /// The GPU, if it is one.
+    pub gpu: Option<GpuRow>,
     /// What its communicators take from the arena.
     pub workspace: Workspace,
     /// Makes the engine.
@@ -106,7 +112,6 @@ struct Opening {
     lock: RunLock,
     logger: Logger,
     differences: Vec<run::Difference>,
-    job: run::JobFolder,
 }
 
 impl Opening {
@@ -116,9 +121,11 @@ impl Opening {
         let differences = check_changes(config, folder, options)?;
         let job = folder.next_job(&options.job_id, &options.process)?;
         let logger = Logger::new(Some(&job.log_file()), options.quiet)?;
+        job.write_hosts(&options.hosts)?;
         options.notices.iter().for_each(|notice| logger.line(notice));
+        options.warnings.iter().for_each(|warning| logger.warn(warning));
         notices.iter().for_each(|notice| logger.warn(notice));
-        Ok(Opening { lock, logger, differences, job })
+        Ok(Opening { lock, logger, differences })
     }
 }
 
@@ -135,7 +142,6 @@ impl Run {
         let started = Instant::now();
         let is_lead = control.rank() == 0;
         let lead = if is_lead { Some(Opening::new(&config, &folder, &options)?) } else { None };
-        gather_hosts(control.as_ref(), &device, lead.as_ref().map(|lead| &lead.job))?;
         let (lock, logger, differences) = match lead {
             Some(lead) => (Some(lead.lock), lead.logger, lead.differences),
             None => (None, Logger::silent(), Vec::new()),
@@ -231,30 +237,6 @@ fn newest_checkpoint(folder: &RunFolder, logger: &Logger) -> Result<Option<PathB
             Ok(found.map(|(_, dir)| dir))
         }
     }
-}
-
-/// Tells rank 0 where every rank is.
-fn gather_hosts(
-    control: &dyn ControlPlane,
-    device: &DeviceChoice,
-    job: Option<&run::JobFolder>,
-) -> Result<()> {
-    let row = HostRow {
-        rank: control.rank(),
-        local_rank: device.local_rank,
-        host: run::host::host_name(),
-        pid: std::process::id(),
-        device: device.description.clone(),
-    };
-    let bytes = serde_json::to_vec(&row).map_err(|error| Error::fault(format!("host table: {error}")))?;
-    let (Some(rows), Some(job)) = (control.gather(Channel::Step, bytes)?, job) else { return Ok(()) };
-    let parse = |row: &Vec<u8>| serde_json::from_slice(row);
-    let rows: Vec<HostRow> = rows
-        .iter()
-        .map(parse)
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::fault(format!("host table: {error}")))?;
-    job.write_hosts(&rows)
 }
 
 /// Steps whose data is passed over.

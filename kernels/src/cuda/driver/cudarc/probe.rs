@@ -31,6 +31,8 @@ pub struct Gpu {
     pub name: String,
     /// Major and minor number of the compute capability.
     pub compute_capability: (u32, u32),
+    /// Where it sits in the machine, the same for every process: "0000:1B:00.0".
+    pub bus_id: String,
     /// All of its memory.
     pub memory_bytes: usize,
     pub(super) max_shared_bytes: u32,
@@ -164,13 +166,18 @@ fn describe(ordinal: c_int) -> Result<Gpu> {
     // SAFETY: the driver writes at most as many bytes as it is told, a string that ends with a zero.
     let answer = unsafe { sys::cuDeviceGetName(name.as_mut_ptr().cast(), name.len() as c_int, raw) };
     check("cuDeviceGetName", answer)?;
+    let mut bus_id = [0_u8; 32];
+    // SAFETY: as above.
+    let answer = unsafe { sys::cuDeviceGetPCIBusId(bus_id.as_mut_ptr().cast(), bus_id.len() as c_int, raw) };
+    check("cuDeviceGetPCIBusId", answer)?;
     let mut memory_bytes = 0;
     // SAFETY: the driver writes one length.
     check("cuDeviceTotalMem", unsafe { sys::cuDeviceTotalMem_v2(&mut memory_bytes, raw) })?;
     use CUdevice_attribute as Attribute;
     Ok(Gpu {
         ordinal: ordinal.unsigned_abs() as usize,
-        name: CStr::from_bytes_until_nul(&name).unwrap_or_default().to_string_lossy().into_owned(),
+        name: text(&name),
+        bus_id: text(&bus_id),
         compute_capability: (
             attribute(raw, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(raw, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
@@ -179,6 +186,11 @@ fn describe(ordinal: c_int) -> Result<Gpu> {
         max_shared_bytes: attribute(raw, Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
         raw,
     })
+}
+
+/// Up to the zero that ends it.
+fn text(bytes: &[u8]) -> String {
+    CStr::from_bytes_until_nul(bytes).unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn attribute(device: CUdevice, attribute: CUdevice_attribute) -> Result<u32> {
@@ -193,8 +205,8 @@ mod tests {
     use super::*;
 
     fn gpu(name: &str, compute_capability: (u32, u32)) -> Gpu {
-        let name = name.into();
-        Gpu { ordinal: 3, name, compute_capability, memory_bytes: 0, max_shared_bytes: 0, raw: 3 }
+        let (name, bus_id) = (name.into(), String::new());
+        Gpu { ordinal: 3, name, compute_capability, bus_id, memory_bytes: 0, max_shared_bytes: 0, raw: 3 }
     }
 
     #[test]
