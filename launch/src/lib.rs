@@ -6,6 +6,7 @@
 //! - [`device`]: the one `match` that chooses a device; [`placement`]: the table of ranks, and what it must not show.
 //! - [`mod@env`]: the only place that reads the environment; [`signals`]: the only one that handles signals.
 //! - [`local`]: ranks that `launch` starts on this machine.
+//! - [`node`]: what the first rank of a machine reads for the others of it.
 //! - [`ranks`]: which rank this process is, as its launcher says; [`hostlist`]: Slurm's lists of hosts.
 
 pub mod cli;
@@ -14,6 +15,7 @@ pub mod device;
 pub mod env;
 pub mod hostlist;
 pub mod local;
+pub mod node;
 pub mod output;
 pub mod placement;
 mod private_socket;

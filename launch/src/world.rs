@@ -14,6 +14,7 @@ use tisserand_runtime::train::report;
 use tisserand_runtime::{Error, Result};
 
 use crate::device::Place;
+use crate::node::Node;
 use crate::ranks::{Ranks, Source};
 
 /// Where the ranks of a run are.
@@ -69,18 +70,20 @@ impl World {
     pub fn run<R: Send>(
         &self,
         ranks: &Ranks,
+        node: &mut Node,
         config: &Config,
         body: impl Fn(Place, Arc<dyn ControlPlane>) -> Result<R> + Sync,
     ) -> Result<R> {
         match *self {
             World::Threads(threads) => {
+                let _ = node;
                 if matches!(ranks.source, Source::Script { .. }) {
                     eprintln!("warning: {}", ranks.describe());
                 }
                 crate::threads::join(threads, &Terms::of(config), body)
             }
             #[cfg(feature = "processes")]
-            World::Processes => crate::processes::join(ranks, config, body),
+            World::Processes => crate::processes::join(ranks, node, config, body),
         }
     }
 }

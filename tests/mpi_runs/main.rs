@@ -2,10 +2,12 @@
 //!
 //! MPIRUN names another mpirun than the one on PATH. What is said of its behaviour holds for Open MPI 4.1.
 //! - `bits`: what ranks compute. `death`: ranks that are killed or stopped. `panics`: ranks that fail by themselves.
-//!   `refusals`: what does not start.
+//!   `refusals`: what does not start. `launched`: mpirun below `tisserand launch`. `metadata`: what a start looks at.
 
 mod bits;
 mod death;
+mod launched;
+mod metadata;
 mod panics;
 mod refusals;
 #[path = "../support/run.rs"]

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use tisserand_collectives::ControlPlane;
 use tisserand_runtime::config::Config;
-use tisserand_runtime::data::Dataset;
 use tisserand_runtime::inference::ModelFolder;
 use tisserand_runtime::log::{EvalRecord, Record};
 use tisserand_runtime::train::{corpus, setup};
 use tisserand_runtime::{Error, Result};
 
-use super::{DONE, load};
+use super::{DONE, load_on};
 use crate::device::{self, Place};
+use crate::node::Node;
 use crate::ranks::Ranks;
 use crate::world::{self, Agree, World};
 use crate::{cli, env, output};
@@ -26,13 +26,14 @@ pub(super) fn run(arguments: &cli::Eval) -> Result<u8> {
 }
 
 fn on_ranks(arguments: &cli::Eval, ranks: &Ranks, world: World) -> Result<u8> {
-    let mut config = load(&arguments.run_file, Some(world.size(ranks)))?;
+    let mut node = Node::of(ranks);
+    let (mut config, _) = load_on(&mut node, &arguments.run_file, world.size(ranks))?;
     let folder = ModelFolder::open(&arguments.checkpoint)?;
     if ranks.rank == 0 {
         folder.warning.iter().for_each(|warning| eprintln!("warning: {warning}"));
     }
     config.model = folder.config.clone();
-    let records = world.run(ranks, &config, |place, control| {
+    let records = world.run(ranks, &mut node, &config, |place, control| {
         evaluate(&config, &arguments.run_file.path, &folder, place, control.as_ref())
     })?;
     for record in records {
@@ -55,8 +56,7 @@ fn evaluate(
     place: Place,
     control: &dyn ControlPlane,
 ) -> Result<Vec<EvalRecord>> {
-    let dataset = Dataset::open(&corpus::sources(config)?, corpus::dataset_config(config))?;
-    let mut sets = corpus::open_validation(config, &dataset)?;
+    let (_, mut sets) = corpus::open_data(config, control)?;
     if sets.is_empty() {
         return Err(Error::input(format!(
             "{}: no validation data; hint: data.validation or data.validation_fraction",

@@ -17,6 +17,7 @@ use tisserand_runtime::{Error, Result};
 
 use crate::cli::{Command, RunFile};
 use crate::env;
+use crate::node::Node;
 
 /// Exit code of a command that did what it was asked.
 const DONE: u8 = 0;
@@ -41,6 +42,16 @@ pub fn run(command: Command) -> Result<u8> {
 
 fn load(run_file: &RunFile, ranks: Ranks) -> Result<Config> {
     Config::load(&run_file.path, &run_file.sets, ranks, &env::variable)
+}
+
+/// The same on a rank of a run, read once on each machine; with the text as it was written, where it was read.
+fn load_on(node: &mut Node, run_file: &RunFile, size: usize) -> Result<(Config, String)> {
+    let (mut text, file) = (String::new(), run_file.path.display().to_string());
+    let config = node.config(|| {
+        text = Config::read(&run_file.path)?;
+        Config::parse(&text, &file, &run_file.sets, Some(size), &env::variable)
+    })?;
+    Ok((config, text))
 }
 
 /// Files that patterns name, in sorted order; a plain name stands for itself.

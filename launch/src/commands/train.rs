@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use tisserand_collectives::ControlPlane;
-use tisserand_runtime::files::io_error;
 use tisserand_runtime::run::StopFlag;
 use tisserand_runtime::train::{self, Outcome, TrainOptions};
 use tisserand_runtime::{Error, Result};
 
-use super::load;
+use super::load_on;
+use crate::node::Node;
 use crate::ranks::Ranks;
 use crate::world::{self, Agree, World};
 use crate::{cli, device, env, output, placement, signals};
@@ -23,10 +23,8 @@ pub(super) fn run(arguments: cli::Train) -> Result<u8> {
 }
 
 fn train(arguments: cli::Train, ranks: &Ranks, world: World) -> Result<u8> {
-    let config = load(&arguments.run_file, Some(world.size(ranks)))?;
-    let path = &arguments.run_file.path;
-    let run_toml =
-        std::fs::read_to_string(path).map_err(|error| io_error("read the run file", path, &error))?;
+    let mut node = Node::of(ranks);
+    let (config, run_toml) = load_on(&mut node, &arguments.run_file, world.size(ranks))?;
     let options = TrainOptions {
         run_toml,
         fresh: arguments.fresh,
@@ -53,7 +51,7 @@ fn train(arguments: cli::Train, ranks: &Ranks, world: World) -> Result<u8> {
     if matches!(world, World::Threads(_)) {
         signals::watch(&stop)?;
     }
-    let outcome = world.run(ranks, &config, |place, control| {
+    let outcome = world.run(ranks, &mut node, &config, |place, control| {
         // Not before: while processes meet there is nothing to save, and a signal ends them.
         if !matches!(world, World::Threads(_)) {
             signals::watch(&stop)?;

@@ -38,6 +38,7 @@ use watch::Watch;
 
 use crate::device::{self, Link, Place};
 use crate::env;
+use crate::node::Node;
 use crate::ranks::Ranks;
 use crate::world::{attempt, patience};
 
@@ -51,10 +52,11 @@ const MEETING_MAX: Duration = Duration::from_secs(180);
 /// The ranks do not meet.
 pub fn join<R>(
     ranks: &Ranks,
+    node: &mut Node,
     config: &Config,
     body: impl FnOnce(Place, Arc<dyn ControlPlane>) -> Result<R>,
 ) -> Result<R> {
-    let control = Arc::new(meet(ranks, config)?);
+    let control = Arc::new(meet(ranks, node, config)?);
     let watch = Watch::start(&control, config)?;
     let mut notices = vec![ranks.describe()];
     notices.extend(control.refused().iter().map(|who| format!("turned away at the start: {who}")));
@@ -94,7 +96,7 @@ pub fn join<R>(
 }
 
 /// Brings the control plane up.
-fn meet(ranks: &Ranks, config: &Config) -> Result<Tcp> {
+fn meet(ranks: &Ranks, node: &mut Node, config: &Config) -> Result<Tcp> {
     let timeout = Duration::from_secs_f64(config.run.collective_timeout_s).min(MEETING_MAX);
     let deadline = Instant::now() + timeout;
     let file = SecretFile::new(&config.run.dir, &env::job_id());
@@ -112,10 +114,11 @@ fn meet(ranks: &Ranks, config: &Config) -> Result<Tcp> {
         // The port first: a second launch into this folder fails here, and leaves the secret of the first alone.
         let listener = Listener::bind(ranks.port)?;
         let secret = file.write(config.run.group.as_deref())?;
+        node.secret(deadline, || Ok(secret.bytes))?;
         return Ok(listener.accept(&meeting(&secret.bytes))?);
     }
     loop {
-        let secret = file.wait(deadline, &ranks.first_host)?;
+        let secret = node.secret(deadline, || file.wait(deadline, &ranks.first_host))?;
         match Tcp::connect(&meeting(&secret)) {
             Ok(tcp) => return Ok(tcp),
             // What was read was left behind by a launch that died while its ranks met.

@@ -17,8 +17,8 @@ use tisserand_runtime::{Error, Result};
 
 const BYTES: usize = 32;
 
-/// How often a rank looks for the file.
-const LOOK: Duration = Duration::from_millis(20);
+/// How soon a rank looks for the file again, at first, and after a while: a shared file system answers all of them.
+const LOOKS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(200)];
 
 /// Where the secret is.
 pub(super) struct SecretFile {
@@ -65,11 +65,12 @@ impl SecretFile {
 
     /// The secret, once rank 0 has written it.
     pub(super) fn wait(&self, deadline: Instant, first_host: &str) -> Result<[u8; BYTES]> {
-        let began = Instant::now();
+        let (began, mut pause) = (Instant::now(), LOOKS[0]);
         loop {
             match self.read() {
                 Err(error) if error.kind() == ErrorKind::NotFound && Instant::now() < deadline => {
-                    std::thread::sleep(LOOK);
+                    std::thread::sleep(pause);
+                    pause = LOOKS[1].min(2 * pause);
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {
                     let waited = began.elapsed().as_secs();

@@ -101,7 +101,7 @@ impl std::fmt::Display for StoredDType {
 }
 
 /// One tensor of a file.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TensorInfo {
     /// Name.
     pub name: String,

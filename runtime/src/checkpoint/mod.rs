@@ -62,7 +62,7 @@ pub use retention::{Retention, prune};
 pub use save::{SaveJob, Saved, WeightsJob, save, save_weights};
 pub use snapshot::{Piece, Snapshot, SnapshotBuffer, TensorData};
 pub use step_writer::{Documents, SaveOptions, StepWriter};
-pub use tensor_set::TensorSet;
+pub use tensor_set::{TensorLayout, TensorSet};
 pub use trainer_state::TrainerState;
 pub use verify::{Problem, Report, verify};
 

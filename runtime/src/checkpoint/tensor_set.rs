@@ -1,12 +1,15 @@
-//! Tensors of one or several safetensors files, by name, read by position and widened to f32.
+//! Tensors of one or several safetensors files, by name, read by position and widened to f32. One rank reads the headers
+//! and tells the others where the tensors are ([`TensorSet::layout`]); those open a file when they first read from it.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use half::slice::HalfFloatSliceExt;
+use serde::{Deserialize, Serialize};
 
 use super::disk::read_error;
 use super::header::{Header, StoredDType, TensorInfo};
@@ -18,13 +21,57 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// The tensors of the files given to [`TensorSet::open`]. Reads may come from several threads.
 #[derive(Debug, Default)]
 pub struct TensorSet {
-    files: Vec<(PathBuf, File)>,
+    files: Vec<TensorFile>,
     /// In the order of files and of bytes.
     tensors: Vec<(usize, TensorInfo)>,
     by_name: HashMap<String, usize>,
 }
 
+#[derive(Debug)]
+struct TensorFile {
+    path: PathBuf,
+    /// Once it is read from.
+    file: OnceLock<File>,
+}
+
+/// Where the tensors of a [`TensorSet`] are: what the headers of its files say.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TensorLayout {
+    files: Vec<PathBuf>,
+    tensors: Vec<(usize, TensorInfo)>,
+}
+
+impl TensorFile {
+    fn get(&self) -> Result<&File> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let file = File::open(&self.path).map_err(|e| read_error(&self.path, &e))?;
+        Ok(self.file.get_or_init(|| file))
+    }
+}
+
 impl TensorSet {
+    /// What its headers say.
+    pub fn layout(&self) -> TensorLayout {
+        let files = self.files.iter().map(|file| file.path.clone()).collect();
+        TensorLayout { files, tensors: self.tensors.clone() }
+    }
+
+    /// The same tensors at another rank, which opens a file when it reads from it.
+    ///
+    /// # Errors
+    /// A layout of no set.
+    pub fn from_layout(layout: TensorLayout) -> Result<Self> {
+        let TensorLayout { files, tensors } = layout;
+        if tensors.iter().any(|(file, _)| *file >= files.len()) {
+            return Err(Error::fault("a tensor of a file that is not listed, in what rank 0 tells"));
+        }
+        let by_name = tensors.iter().enumerate().map(|(i, (_, tensor))| (tensor.name.clone(), i)).collect();
+        let closed = |path| TensorFile { path, file: OnceLock::new() };
+        Ok(TensorSet { files: files.into_iter().map(closed).collect(), tensors, by_name })
+    }
+
     /// Reads the headers of these files.
     ///
     /// # Errors
@@ -38,7 +85,7 @@ impl TensorSet {
             })?;
             for tensor in header.tensors {
                 if let Some(first) = set.by_name.insert(tensor.name.clone(), set.tensors.len()) {
-                    let first = set.files.get(set.tensors[first].0).map_or(path, |(path, _)| path);
+                    let first = set.files.get(set.tensors[first].0).map_or(path, |file| &file.path);
                     return Err(Error::input(format!(
                         "tensor `{}` is in {} and in {}; hint: remove the file that does not belong there",
                         tensor.name,
@@ -48,7 +95,7 @@ impl TensorSet {
                 }
                 set.tensors.push((set.files.len(), tensor));
             }
-            set.files.push((path.clone(), file));
+            set.files.push(TensorFile { path: path.clone(), file: OnceLock::from(file) });
         }
         Ok(set)
     }
@@ -65,12 +112,13 @@ impl TensorSet {
 
     /// The file that holds it.
     pub fn path_of(&self, name: &str) -> Option<&Path> {
-        self.by_name.get(name).map(|&i| self.files[self.tensors[i].0].0.as_path())
+        self.by_name.get(name).map(|&i| self.files[self.tensors[i].0].path.as_path())
     }
 
     /// Files with their number of bytes.
     pub(super) fn files(&self) -> impl Iterator<Item = (&Path, u64)> {
-        self.files.iter().map(|(path, file)| (path.as_path(), file.metadata().map_or(0, |m| m.len())))
+        let len = |file: &TensorFile| file.get().ok()?.metadata().ok().map(|metadata| metadata.len());
+        self.files.iter().map(move |file| (file.path.as_path(), len(file).unwrap_or(0)))
     }
 
     /// Reads the elements `range` of the row-major tensor, widened to f32: exactly, but for f64, which is
@@ -157,14 +205,16 @@ impl TensorSet {
                 tensor.shape
             )));
         }
-        let (path, file) = &self.files[self.tensors[self.by_name[name]].0];
-        file.read_exact_at(out, tensor.offset_bytes + (range.start * size_bytes) as u64)
+        let file = &self.files[self.tensors[self.by_name[name]].0];
+        let path = &file.path;
+        file.get()?
+            .read_exact_at(out, tensor.offset_bytes + (range.start * size_bytes) as u64)
             .map_err(|e| Error::fault(format!("cannot read `{name}` from {}: {e}", path.display())))
     }
 
     fn find(&self, name: &str) -> Result<&TensorInfo> {
         self.get(name).ok_or_else(|| {
-            let dir = self.files.first().and_then(|(path, _)| path.parent()).unwrap_or(Path::new(""));
+            let dir = self.files.first().and_then(|file| file.path.parent()).unwrap_or(Path::new(""));
             Error::input(format!(
                 "{} has no tensor `{name}`; hint: `tisserand checkpoint inspect` lists them",
                 dir.display()

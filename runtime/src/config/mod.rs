@@ -86,17 +86,23 @@ impl Config {
         ranks: Ranks,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Config> {
-        let file = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::InvalidData => {
-                Error::input(format!("{file}: not UTF-8 text; a run file is TOML"))
-            }
-            _ => crate::files::io_error("read the run file", path, &error),
-        })?;
-        Config::parse(&text, &file, sets, ranks, environment)
+        Config::parse(&Config::read(path)?, &path.display().to_string(), sets, ranks, environment)
     }
 
-    /// As [`Config::load`] with the file's text; `file` names it in messages and, without its folder and
+    /// The text of a run file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no text.
+    pub fn read(path: &Path) -> Result<String> {
+        std::fs::read_to_string(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidData => {
+                Error::input(format!("{}: not UTF-8 text; a run file is TOML", path.display()))
+            }
+            _ => crate::files::io_error("read the run file", path, &error),
+        })
+    }
+
+    /// As [`Config::load`] with the text of [`Config::read`]; `file` names it in messages and, without its folder and
     /// extension, is the default of `run.name`.
     pub fn parse(
         text: &str,

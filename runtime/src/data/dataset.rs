@@ -2,6 +2,7 @@
 
 use super::Source;
 use super::blend::Blend;
+use super::catalogue::Catalogue;
 use super::permutation::Permutation;
 use super::sequences::{Sequences, Window, open_spans, split_last_documents};
 use super::validation::ValidationSet;
@@ -53,6 +54,14 @@ impl Dataset {
     /// # Errors
     /// A file that is missing or damaged, a bad weight, a source or held-out part without a whole sample.
     pub fn open(sources: &[Source], config: DatasetConfig) -> Result<Self> {
+        Self::open_known(sources, config, &mut Catalogue::default())
+    }
+
+    /// As [`Dataset::open`]: of files that the catalogue has, by its word; others are added to it.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`]; a file that is not as the catalogue says.
+    pub fn open_known(sources: &[Source], config: DatasetConfig, catalogue: &mut Catalogue) -> Result<Self> {
         check(&config)?;
         let weights: Vec<f64> = sources.iter().map(|source| source.weight).collect();
         let blend = Blend::new(&weights)?;
@@ -62,7 +71,7 @@ impl Dataset {
                 let key = format!("data.sources[{i}].max_epochs");
                 return Err(Error::input(format!("{key} = {epochs} is not a positive number")));
             }
-            dataset.open_source(source)?;
+            dataset.open_source(source, catalogue)?;
         }
         Ok(dataset)
     }
@@ -75,9 +84,9 @@ impl Dataset {
         }
     }
 
-    fn open_source(&mut self, source: &Source) -> Result<()> {
+    fn open_source(&mut self, source: &Source, catalogue: &mut Catalogue) -> Result<()> {
         let DatasetConfig { seq_len, vocab_size, validation_fraction: fraction, .. } = self.config;
-        let mut spans = open_spans(&source.path)?;
+        let mut spans = open_spans(&source.path, catalogue)?;
         if fraction > 0.0 {
             let (training, held_out) = split_last_documents(spans, fraction, &source.path)?;
             let sequences = Sequences::new(held_out, seq_len, vocab_size);

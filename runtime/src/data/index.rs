@@ -15,7 +15,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
+use serde::{Deserialize, Serialize};
 
 use crate::files::io_error;
 use crate::{Error, Result};
@@ -25,7 +26,7 @@ pub(crate) const VERSION: u64 = 1;
 const HEADER_BYTES: usize = 34;
 
 /// How tokens are stored.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum TokenType {
     /// Unsigned, 8 bits.
     U8,
@@ -84,10 +85,18 @@ impl TokenType {
 #[derive(Debug)]
 pub struct Index {
     map: Mmap,
+    facts: IndexFacts,
+}
+
+/// What a whole index says of itself, once it is validated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct IndexFacts {
     token_type: TokenType,
     sequences: usize,
     documents: usize,
     tokens: u64,
+    /// Of the file.
+    bytes: u64,
 }
 
 impl Index {
@@ -112,6 +121,34 @@ impl Index {
         // signal, without touching other memory.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| io_error("map", path, &e))?;
         Self::parse(map).map_err(|message| invalid(path, message))
+    }
+
+    /// Maps an index that another rank has validated: one open, and its first page.
+    ///
+    /// # Errors
+    /// It cannot be opened, or is another file than that rank saw.
+    pub(super) fn join(path: &Path, facts: IndexFacts) -> Result<Self> {
+        let file = File::open(path).map_err(|e| io_error("open", path, &e))?;
+        let len = usize::try_from(facts.bytes)
+            .map_err(|_| invalid(path, format!("{} bytes do not fit into memory", facts.bytes)))?;
+        // SAFETY: as in `open`; a file that is shorter than it was at the other rank is one that was truncated in place.
+        let map = unsafe { MmapOptions::new().len(len).map(&file) }.map_err(|e| io_error("map", path, &e))?;
+        let same = len >= HEADER_BYTES
+            && &map[..9] == MAGIC
+            && map[17] == facts.token_type.code()
+            && u64_at(&map, 18) == facts.sequences as u64
+            && u64_at(&map, 26) == facts.documents as u64 + 1;
+        if !same {
+            return Err(invalid(
+                path,
+                "is not the file that rank 0 reads; hint: do all hosts share it?".into(),
+            ));
+        }
+        Ok(Index { map, facts })
+    }
+
+    pub(super) fn facts(&self) -> IndexFacts {
+        self.facts
     }
 
     fn parse(map: Mmap) -> Result<Self, String> {
@@ -140,14 +177,10 @@ impl Index {
         if entries == 0 {
             return Err("document count is 0; it counts the boundaries and is at least 1".into());
         }
-        let mut index = Index {
-            map,
-            token_type,
-            sequences: sequences as usize,
-            documents: entries as usize - 1,
-            tokens: 0,
-        };
-        index.tokens = index.check_sequences()?;
+        let (sequences, documents) = (sequences as usize, entries as usize - 1);
+        let facts = IndexFacts { token_type, sequences, documents, tokens: 0, bytes: len };
+        let mut index = Index { map, facts };
+        index.facts.tokens = index.check_sequences()?;
         index.check_documents()?;
         Ok(index)
     }
@@ -155,7 +188,7 @@ impl Index {
     /// Checks lengths and pointers; returns the number of tokens.
     fn check_sequences(&self) -> Result<u64, String> {
         let (lengths, pointers) = (self.lengths(), self.pointers());
-        let size = self.token_type.size_bytes();
+        let size = self.facts.token_type.size_bytes();
         let mut next = 0u64;
         for (i, (length, pointer)) in lengths.chunks_exact(4).zip(pointers.chunks_exact(8)).enumerate() {
             let (length, pointer) = (i32_at(length), i64_at(pointer, 0));
@@ -177,16 +210,16 @@ impl Index {
         let mut previous = 0;
         for (i, value) in self.document_indices().chunks_exact(8).enumerate() {
             let value = i64_at(value, 0);
-            if (i == 0 && value != 0) || value < previous || value as u64 > self.sequences as u64 {
-                let sequences = self.sequences;
+            if (i == 0 && value != 0) || value < previous || value as u64 > self.facts.sequences as u64 {
+                let sequences = self.facts.sequences;
                 return Err(format!(
                     "document index {i} is {value}, after {previous}, of {sequences} sequences"
                 ));
             }
             previous = value;
         }
-        if previous as u64 != self.sequences as u64 {
-            let sequences = self.sequences;
+        if previous as u64 != self.facts.sequences as u64 {
+            let sequences = self.facts.sequences;
             return Err(format!(
                 "last document index is {previous}, expected the sequence count {sequences}"
             ));
@@ -196,17 +229,17 @@ impl Index {
 
     /// How tokens are stored.
     pub fn token_type(&self) -> TokenType {
-        self.token_type
+        self.facts.token_type
     }
 
     /// Number of tokens of the file.
     pub fn tokens(&self) -> u64 {
-        self.tokens
+        self.facts.tokens
     }
 
     /// Number of documents.
     pub fn documents(&self) -> usize {
-        self.documents
+        self.facts.documents
     }
 
     /// Position of the first token of document `document`; for `documents()`, the number of tokens.
@@ -215,15 +248,15 @@ impl Index {
     /// If `document` is larger than `documents()`.
     pub fn document_start(&self, document: usize) -> u64 {
         let sequence = i64_at(self.document_indices(), document) as usize;
-        if sequence >= self.sequences {
-            return self.tokens;
+        if sequence >= self.facts.sequences {
+            return self.facts.tokens;
         }
-        i64_at(self.pointers(), sequence) as u64 / self.token_type.size_bytes()
+        i64_at(self.pointers(), sequence) as u64 / self.facts.token_type.size_bytes()
     }
 
     /// The first document, of `0..=documents()`, that starts at or after token `position`.
     pub fn first_document_from(&self, position: u64) -> usize {
-        let (mut low, mut high) = (0, self.documents);
+        let (mut low, mut high) = (0, self.facts.documents);
         while low < high {
             let middle = low + (high - low) / 2;
             if self.document_start(middle) < position {
@@ -236,16 +269,16 @@ impl Index {
     }
 
     fn lengths(&self) -> &[u8] {
-        &self.map[HEADER_BYTES..HEADER_BYTES + 4 * self.sequences]
+        &self.map[HEADER_BYTES..HEADER_BYTES + 4 * self.facts.sequences]
     }
 
     fn pointers(&self) -> &[u8] {
-        let start = HEADER_BYTES + 4 * self.sequences;
-        &self.map[start..start + 8 * self.sequences]
+        let start = HEADER_BYTES + 4 * self.facts.sequences;
+        &self.map[start..start + 8 * self.facts.sequences]
     }
 
     fn document_indices(&self) -> &[u8] {
-        &self.map[HEADER_BYTES + 12 * self.sequences..]
+        &self.map[HEADER_BYTES + 12 * self.facts.sequences..]
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Text becomes token files once: [`documents`] reads it, [`mod@tokenize`] encodes it, [`token_writer`] writes
 //! `.bin` and `.idx`; [`mod@prepare`] does all of it, tokenizer included, for small runs.
-//! A run reads them: [`token_file`] over [`index`]; [`dataset`] numbers the samples of every source,
+//! A run reads them: [`token_file`] over [`index`], which one rank checks for all (`catalogue`); [`dataset`] numbers the samples of every source,
 //! [`blend`] and [`permutation`] say which one the i-th sample of the run is, [`step_order`] which samples
 //! a step consumes, [`batch`] lays sequences out for the model and [`loader`] does so ahead of time.
 //!
@@ -11,6 +11,7 @@
 
 pub mod batch;
 pub mod blend;
+mod catalogue;
 pub mod dataset;
 mod document_encoder;
 pub mod documents;
@@ -29,6 +30,7 @@ pub mod unigram;
 pub mod validation;
 
 pub use batch::{BatchShape, IGNORE_LABEL, MicroBatch};
+pub use catalogue::Catalogue;
 pub use dataset::{Dataset, DatasetConfig, SampleId};
 pub use loader::{Loader, LoaderConfig, StepBatch};
 pub use prepare::{Outcome, Prepare, Prepared, prepare, train_tokenizer};

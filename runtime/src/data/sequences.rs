@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::catalogue::{Catalogue, Entry};
 use super::token_file::TokenFile;
 use crate::{Error, Result};
 
@@ -14,14 +15,19 @@ pub(crate) struct Span {
     pub(crate) tokens: u64,
 }
 
-/// Opens the token files of `path`: a prefix, or a glob of prefixes taken in the order of their names.
-pub(crate) fn open_spans(path: &str) -> Result<Vec<Span>> {
+/// Opens the token files of `path`: a prefix, or a glob of prefixes taken in the order of their names. What the
+/// catalogue knows of is not looked for; the rest is checked, and added.
+pub(super) fn open_spans(path: &str, catalogue: &mut Catalogue) -> Result<Vec<Span>> {
+    let span = |file: TokenFile| Span { start: 0, tokens: file.index().tokens(), file: Arc::new(file) };
+    if let Some(known) = catalogue.get(path) {
+        return known.iter().map(|entry| Ok(span(TokenFile::join(&entry.prefix, entry.facts)?))).collect();
+    }
     let prefixes = if path.contains(['*', '?', '[']) { expand(path)? } else { vec![PathBuf::from(path)] };
-    let open = |prefix: &PathBuf| {
-        let file = Arc::new(TokenFile::open(prefix)?);
-        Ok(Span { start: 0, tokens: file.index().tokens(), file })
-    };
-    prefixes.iter().map(open).collect()
+    let spans: Vec<Span> =
+        prefixes.iter().map(|prefix| Ok(span(TokenFile::open(prefix)?))).collect::<Result<_>>()?;
+    let entry = |(prefix, span): (PathBuf, &Span)| Entry { prefix, facts: span.file.index().facts() };
+    catalogue.insert(path, prefixes.into_iter().zip(&spans).map(entry).collect());
+    Ok(spans)
 }
 
 fn expand(pattern: &str) -> Result<Vec<PathBuf>> {

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::files::with_suffix;
-use super::index::{Index, TokenType};
+use super::index::{Index, IndexFacts, TokenType};
 use crate::files::io_error;
 use crate::{Error, Result};
 
@@ -46,6 +46,17 @@ impl TokenFile {
                 index_path.display()
             )));
         }
+        Ok(TokenFile { path, file, index })
+    }
+
+    /// Opens a token file that another rank has checked.
+    ///
+    /// # Errors
+    /// As [`Index::join`]; the `.bin` file cannot be opened.
+    pub(super) fn join(prefix: &Path, facts: IndexFacts) -> Result<Self> {
+        let (path, index_path) = (with_suffix(prefix, ".bin"), with_suffix(prefix, ".idx"));
+        let index = Index::join(&index_path, facts)?;
+        let file = File::open(&path).map_err(|e| io_error("open", &path, &e))?;
         Ok(TokenFile { path, file, index })
     }
 

@@ -1,6 +1,7 @@
 //! Sequences to evaluate on, in file order.
 
 use super::batch::{BatchShape, MicroBatch};
+use super::catalogue::Catalogue;
 use super::sequences::{Sequences, Window, open_spans};
 use crate::{Error, Result};
 
@@ -17,7 +18,21 @@ impl ValidationSet {
     /// # Errors
     /// A file that is missing or damaged; fewer than `seq_len + 1` tokens.
     pub fn open(name: &str, path: &str, seq_len: usize, vocab_size: usize) -> Result<Self> {
-        let sequences = Sequences::new(open_spans(path)?, seq_len, vocab_size);
+        Self::open_known(name, path, seq_len, vocab_size, &mut Catalogue::default())
+    }
+
+    /// As [`ValidationSet::open`]: of files that the catalogue has, by its word; others are added to it.
+    ///
+    /// # Errors
+    /// As [`ValidationSet::open`]; a file that is not as the catalogue says.
+    pub fn open_known(
+        name: &str,
+        path: &str,
+        seq_len: usize,
+        vocab_size: usize,
+        catalogue: &mut Catalogue,
+    ) -> Result<Self> {
+        let sequences = Sequences::new(open_spans(path, catalogue)?, seq_len, vocab_size);
         Self::new(name.into(), sequences)
             .map_err(|error| Error::input(format!("data.validation, path {path}: {error}")))
     }

@@ -26,6 +26,18 @@ impl RunFolder {
     /// # Errors
     /// Input, if the folder cannot be made or entered, or the group is unknown.
     pub fn open(dir: &Path, group: Option<&str>) -> Result<Self> {
+        let folder = Self::join(dir, group)?;
+        for part in [folder.dir.clone(), folder.jobs(), folder.checkpoints()] {
+            folder.access.create_dir_all(&part)?;
+        }
+        Ok(folder)
+    }
+
+    /// The run folder `dir` for a rank that only needs its paths, since another has opened it: nothing is looked at.
+    ///
+    /// # Errors
+    /// Input, if the group is unknown.
+    pub fn join(dir: &Path, group: Option<&str>) -> Result<Self> {
         if dir.as_os_str().is_empty() {
             return Err(Error::input("run.dir = \"\": no folder; hint: leave it out for runs/NAME"));
         }
@@ -33,11 +45,7 @@ impl RunFolder {
             None | Some("") => Access::umask(),
             Some(name) => Access::group(name)?,
         };
-        let folder = RunFolder { dir: dir.to_owned(), access };
-        for part in [folder.dir.clone(), folder.jobs(), folder.checkpoints()] {
-            folder.access.create_dir_all(&part)?;
-        }
-        Ok(folder)
+        Ok(RunFolder { dir: dir.to_owned(), access })
     }
 
     /// Refuses a folder that holds anything (for `--fresh`), before [`RunFolder::open`].

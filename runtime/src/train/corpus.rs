@@ -1,11 +1,13 @@
-//! What a run is trained and validated on: rank 0 makes tokens of texts where the run file asks for it, then
-//! every rank opens the same files.
+//! What a run is trained and validated on: rank 0 makes tokens of texts where the run file asks for it, and looks for
+//! the files and checks them; then every rank opens them.
 
 use std::path::{Path, PathBuf};
 
+use tisserand_collectives::{Channel, ControlPlane};
+
 use super::evaluation::ValidationData;
 use crate::config::Config;
-use crate::data::{self, BatchShape, Dataset, DatasetConfig, ValidationSet};
+use crate::data::{self, BatchShape, Catalogue, Dataset, DatasetConfig, ValidationSet};
 use crate::error::{Error, Result};
 use crate::files::io_error;
 use crate::log::{Logger, units};
@@ -23,22 +25,44 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Opens datasets, and checks that they and the tokenizer agree with the model.
+    /// Opens datasets, and checks that they and the tokenizer agree with the model. Every rank calls it.
     ///
     /// # Errors
     /// Data that is missing, damaged, or not for this model.
-    pub fn open(config: &Config) -> Result<Self> {
+    pub fn open(config: &Config, control: &dyn ControlPlane) -> Result<Self> {
         let tokenizer = match config.data.prepare {
             Some(_) => Some(prepared_dir(config).join("tokenizer.json")),
             None => config.tokenizer.path.clone(),
         };
-        if let Some(path) = &tokenizer {
+        if control.rank() == 0
+            && let Some(path) = &tokenizer
+        {
             check_vocabulary(config, path)?;
         }
-        let dataset = Dataset::open(&sources(config)?, dataset_config(config))?;
-        let validation = open_validation(config, &dataset)?;
+        let (dataset, validation) = open_data(config, control)?;
         Ok(Corpus { dataset, validation, tokenizer })
     }
+}
+
+/// Opens what is trained and validated on: rank 0 finds and checks the files, and the others take its word.
+///
+/// # Errors
+/// As [`Dataset::open_known`].
+pub fn open_data(config: &Config, control: &dyn ControlPlane) -> Result<(Dataset, Vec<ValidationData>)> {
+    let mut catalogue = Catalogue::default();
+    let mine = if control.rank() == 0 { Some(open_known(config, &mut catalogue)?) } else { None };
+    let told = control.broadcast(Channel::Step, catalogue.to_bytes()?)?;
+    match mine {
+        Some(mine) => Ok(mine),
+        None => open_known(config, &mut Catalogue::from_bytes(&told)?),
+    }
+}
+
+fn open_known(config: &Config, catalogue: &mut Catalogue) -> Result<(Dataset, Vec<ValidationData>)> {
+    let sources = if catalogue.is_empty() { sources(config)? } else { listed_sources(config) };
+    let dataset = Dataset::open_known(&sources, dataset_config(config), catalogue)?;
+    let validation = open_validation(config, &dataset, catalogue)?;
+    Ok((dataset, validation))
 }
 
 fn prepared_dir(config: &Config) -> PathBuf {
@@ -80,12 +104,18 @@ fn share_all(folder: &RunFolder, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn config_sources(config: &Config) -> impl Iterator<Item = data::Source> + '_ {
-    config.data.sources.iter().map(|source| data::Source {
+/// The sources of a run, whether they are there or not.
+fn listed_sources(config: &Config) -> Vec<data::Source> {
+    if config.data.prepare.is_some() {
+        let path = prepared_dir(config).join("train").display().to_string();
+        return vec![data::Source { path, weight: 1.0, max_epochs: None }];
+    }
+    let source = |source: &crate::config::Source| data::Source {
         path: source.path.display().to_string(),
         weight: source.weight,
         max_epochs: source.max_epochs,
-    })
+    };
+    config.data.sources.iter().map(source).collect()
 }
 
 /// The sources of a run whose data has been prepared.
@@ -93,17 +123,14 @@ fn config_sources(config: &Config) -> impl Iterator<Item = data::Source> + '_ {
 /// # Errors
 /// If it has not.
 pub fn sources(config: &Config) -> Result<Vec<data::Source>> {
-    if config.data.prepare.is_none() {
-        return Ok(config_sources(config).collect());
-    }
-    let prefix = config.run.dir.join("data").join("train");
-    if !prefix.with_extension("idx").is_file() {
+    let prefix = prepared_dir(config).join("train");
+    if config.data.prepare.is_some() && !prefix.with_extension("idx").is_file() {
         return Err(Error::input(format!(
             "{}: the data of this run is not prepared; hint: start it with tisserand train",
             prefix.display()
         )));
     }
-    Ok(vec![data::Source { path: prefix.display().to_string(), weight: 1.0, max_epochs: None }])
+    Ok(listed_sources(config))
 }
 
 /// How datasets are read.
@@ -117,11 +144,16 @@ pub fn dataset_config(config: &Config) -> DatasetConfig {
 }
 
 /// Validation sets of their own, then the held-out documents of each source.
-pub fn open_validation(config: &Config, dataset: &Dataset) -> Result<Vec<ValidationData>> {
+fn open_validation(
+    config: &Config,
+    dataset: &Dataset,
+    catalogue: &mut Catalogue,
+) -> Result<Vec<ValidationData>> {
+    let (seq_len, vocab_size) = (config.training.seq_len, config.model.vocab_size);
     let mut sets = Vec::new();
     for set in &config.data.validation {
         let path = set.path.display().to_string();
-        sets.push(ValidationSet::open(&set.name, &path, config.training.seq_len, config.model.vocab_size)?);
+        sets.push(ValidationSet::open_known(&set.name, &path, seq_len, vocab_size, catalogue)?);
     }
     sets.extend(dataset.held_out().iter().cloned());
     let shape = batch_shape(config);

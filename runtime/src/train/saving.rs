@@ -45,6 +45,9 @@ impl Saving {
     pub fn new(config: &Config, folder: &RunFolder, tokenizer: Option<PathBuf>, crew: Crew) -> Result<Self> {
         let policy = &config.checkpoint;
         let mesh = &config.mesh;
+        // Who writes it needs it, and reads the tokenizer for it.
+        let config_json =
+            if crew.is_lead() { config_json(config, tokenizer.as_deref())? } else { String::new() };
         Ok(Saving {
             saver: BackgroundSaver::start()?,
             crew,
@@ -55,7 +58,7 @@ impl Saving {
             every_steps: policy.every_steps,
             every: policy.every_minutes.map(|minutes| Duration::from_secs_f64(60.0 * minutes)),
             weights_every_steps: policy.weights_every_steps,
-            config_json: config_json(config, tokenizer.as_deref())?,
+            config_json,
             tokenizer,
             mesh: MeshAxes {
                 dp_replicate: mesh.dp_replicate,

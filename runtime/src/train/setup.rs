@@ -26,7 +26,7 @@ use crate::step::{StateDTypes, StepConfig};
 /// What the command line says beside the run file.
 #[derive(Clone, Debug, Default)]
 pub struct TrainOptions {
-    /// The run file as the user wrote it, kept in the run folder.
+    /// The run file as the user wrote it, at rank 0, which keeps it in the run folder.
     pub run_toml: String,
     /// Refuse a folder that holds anything.
     pub fresh: bool,
@@ -94,15 +94,15 @@ pub struct Run {
 
 /// Opens the run folder, rank 0 first; `--fresh` refuses one that holds anything.
 pub fn open_folder(config: &Config, options: &TrainOptions, control: &dyn ControlPlane) -> Result<RunFolder> {
-    let open = || RunFolder::open(&config.run.dir, config.run.group.as_deref());
+    let (dir, group) = (&config.run.dir, config.run.group.as_deref());
     if control.rank() > 0 {
         control.barrier(Channel::Step)?;
-        return open();
+        return RunFolder::join(dir, group);
     }
     if options.fresh {
-        RunFolder::require_empty(&config.run.dir)?;
+        RunFolder::require_empty(dir)?;
     }
-    let folder = open()?;
+    let folder = RunFolder::open(dir, group)?;
     control.barrier(Channel::Step)?;
     Ok(folder)
 }
@@ -154,7 +154,7 @@ impl Run {
             corpus::prepare(&config, &folder, &logger, newest.is_some(), progress)?;
         }
         control.barrier(Channel::Step)?;
-        let Corpus { dataset, validation, tokenizer } = Corpus::open(&config)?;
+        let Corpus { dataset, validation, tokenizer } = Corpus::open(&config, control.as_ref())?;
         let order = StepOrder::new(config.training.global_batch, &skipped(&config))?;
         dataset.check_epochs(order.samples_of_run(config.training.steps))?;
         let wants_entropy = is_lead && config.data.prepare.is_some();
@@ -169,7 +169,7 @@ impl Run {
         }
         let mut engine = (device.make)(model, step, plan.arena_bytes)?;
         let state = match &newest {
-            Some(dir) => start::resume(engine.as_mut(), dir, config.run.seed)?,
+            Some(dir) => start::resume(engine.as_mut(), dir, config.run.seed, control.as_ref())?,
             None => start::begin(engine.as_mut(), &config, &logger, control.as_ref())?,
         };
         engine.publish()?;
@@ -213,7 +213,7 @@ fn agreed_checkpoint(
 }
 
 /// Rank 0's path, at every rank.
-pub(super) fn broadcast_path(control: &dyn ControlPlane, path: Option<PathBuf>) -> Result<Option<PathBuf>> {
+fn broadcast_path(control: &dyn ControlPlane, path: Option<PathBuf>) -> Result<Option<PathBuf>> {
     use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt;
     let bytes = path.map_or_else(Vec::new, |path| path.into_os_string().into_vec());

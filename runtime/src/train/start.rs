@@ -1,14 +1,13 @@
-//! Where a run's weights and optimizer state come from: a seed, a checkpoint, a Hugging Face folder. Each rank reads
-//! its own slices, whatever mesh wrote them.
+//! Where a run's weights and optimizer state come from: a seed, a checkpoint, a Hugging Face folder. Rank 0 opens it and
+//! tells the others what is where; each rank reads its own slices, whatever mesh wrote them.
 
 use std::path::Path;
 
-use tisserand_collectives::ControlPlane;
+use tisserand_collectives::{Channel, ControlPlane};
 use tisserand_kernels::ops::step_scalars::StepScalars;
 
 use super::saving::OPTIMIZER_PARTS;
-use super::setup;
-use crate::checkpoint::{self, CheckpointReader, HfFolder, Source, TensorSet, TrainerState};
+use crate::checkpoint::{self, CheckpointReader, HfFolder, Source, TensorLayout, TensorSet, TrainerState};
 use crate::config::{Config, InitLoad};
 use crate::engine::{Engine, Part};
 use crate::error::{Error, Result};
@@ -30,57 +29,74 @@ pub(super) fn begin(
         set_scalars(engine, &fresh)?;
         return Ok(fresh);
     };
-    let source = agreed_source(from, logger, control)?;
+    let (tensors, saved) = shared(control, || find(from, config.init.load, logger))?;
     logger.line(&format!("weights from {}", from.display()));
-    let needs_optimizer = config.init.load != InitLoad::Weights;
-    match source {
-        Source::HfFolder(dir) if needs_optimizer => Err(Error::input(format!(
+    let state = match saved {
+        None => {
+            load_weights(engine, &tensors)?;
+            fresh
+        }
+        Some(saved) => {
+            if config.init.load == InitLoad::All {
+                check_steps_left(config, from, saved.step)?;
+            }
+            load_optimizer(engine, &tensors)?;
+            match config.init.load {
+                InitLoad::All => TrainerState { seed: config.run.seed, ..saved },
+                _ => TrainerState { num_updates: saved.num_updates, ..fresh },
+            }
+        }
+    };
+    set_scalars(engine, &state)?;
+    Ok(state)
+}
+
+/// Weights, or optimizer state with the counters of the run that saved it.
+type Start = (TensorSet, Option<TrainerState>);
+
+/// What `init.from` names, as far as `init.load` wants it.
+fn find(from: &Path, load: InitLoad, logger: &Logger) -> Result<Start> {
+    let resolved = checkpoint::resolve(from)?;
+    resolved.warning.iter().for_each(|warning| logger.warn(warning));
+    match (resolved.source, load) {
+        (Source::HfFolder(dir), InitLoad::Weights) => Ok((HfFolder::open(&dir)?.tensors, None)),
+        (Source::HfFolder(dir), load) => Err(Error::input(format!(
             "init.load = \"{}\" needs a checkpoint, but init.from = {} is a Hugging Face folder without \
              optimizer state; hint: init.load = \"weights\"",
-            config.init.load.name(),
+            load.name(),
             dir.display()
         ))),
-        Source::HfFolder(dir) => {
-            load_weights(engine, &HfFolder::open(&dir)?)?;
-            set_scalars(engine, &fresh)?;
-            Ok(fresh)
+        (Source::Checkpoint(dir), InitLoad::Weights) => {
+            Ok((CheckpointReader::open(&dir)?.weights.tensors, None))
         }
-        Source::Checkpoint(dir) => {
-            let reader = CheckpointReader::open(&dir)?;
-            let state = match config.init.load {
-                InitLoad::Weights => {
-                    load_weights(engine, &reader.weights)?;
-                    fresh
-                }
-                InitLoad::WeightsOptimizer => {
-                    load_checkpoint(engine, &reader)?;
-                    TrainerState { num_updates: reader.trainer.num_updates, ..fresh }
-                }
-                InitLoad::All => {
-                    check_steps_left(config, from, reader.trainer.step)?;
-                    load_checkpoint(engine, &reader)?;
-                    TrainerState { seed: config.run.seed, ..reader.trainer }
-                }
-            };
-            set_scalars(engine, &state)?;
-            Ok(state)
-        }
+        (Source::Checkpoint(dir), _) => whole(&dir),
     }
 }
 
-/// What all ranks start from: what rank 0 finds. The run that writes there may be under way, and complete another
-/// checkpoint between the looks of two ranks.
-fn agreed_source(from: &Path, logger: &Logger, control: &dyn ControlPlane) -> Result<Source> {
-    let mut mine = None;
-    if control.rank() == 0 {
-        let resolved = checkpoint::resolve(from)?;
-        resolved.warning.iter().for_each(|warning| logger.warn(warning));
-        mine = match resolved.source {
-            Source::Checkpoint(dir) | Source::HfFolder(dir) => Some(dir),
-        };
+fn whole(dir: &Path) -> Result<Start> {
+    let reader = CheckpointReader::open(dir)?;
+    Ok((reader.optimizer, Some(reader.trainer)))
+}
+
+/// What rank 0 opens, at every rank: the others read no header, and nothing may be another file meanwhile. The run that
+/// writes there may be under way.
+fn shared(control: &dyn ControlPlane, open: impl FnOnce() -> Result<Start>) -> Result<Start> {
+    let broken = |error: serde_json::Error| Error::fault(format!("where rank 0 starts from: {error}"));
+    let mine = if control.rank() == 0 { Some(open()?) } else { None };
+    let told = match &mine {
+        Some((tensors, saved)) => {
+            let saved = saved.as_ref().map(TrainerState::to_json);
+            serde_json::to_vec(&(tensors.layout(), saved)).map_err(broken)?
+        }
+        None => Vec::new(),
+    };
+    let told = control.broadcast(Channel::Step, told)?;
+    if let Some(mine) = mine {
+        return Ok(mine);
     }
-    let dir = setup::broadcast_path(control, mine)?;
-    Ok(checkpoint::resolve(dir.as_deref().unwrap_or(from))?.source)
+    let (layout, saved): (TensorLayout, Option<String>) = serde_json::from_slice(&told).map_err(broken)?;
+    let saved = saved.map(|text| TrainerState::from_json(&text, "rank 0")).transpose()?;
+    Ok((TensorSet::from_layout(layout)?, saved))
 }
 
 /// `init.load = "all"` goes on after the step of the checkpoint, so there must be a step after it.
@@ -97,21 +113,26 @@ fn check_steps_left(config: &Config, from: &Path, step: u64) -> Result<()> {
 }
 
 /// Everything as it was when the checkpoint was taken.
-pub(super) fn resume(engine: &mut dyn Engine, dir: &Path, seed: u64) -> Result<TrainerState> {
-    let reader = CheckpointReader::open(dir)?;
-    load_checkpoint(engine, &reader)?;
-    let state = TrainerState { seed, ..reader.trainer };
+pub(super) fn resume(
+    engine: &mut dyn Engine,
+    dir: &Path,
+    seed: u64,
+    control: &dyn ControlPlane,
+) -> Result<TrainerState> {
+    let (tensors, saved) = shared(control, || whole(dir))?;
+    load_optimizer(engine, &tensors)?;
+    let state = TrainerState { seed, ..saved.unwrap_or_default() };
     set_scalars(engine, &state)?;
     Ok(state)
 }
 
-fn load_weights(engine: &mut dyn Engine, folder: &HfFolder) -> Result<()> {
-    load_part(engine, Part::Master, &folder.tensors, "")
+fn load_weights(engine: &mut dyn Engine, tensors: &TensorSet) -> Result<()> {
+    load_part(engine, Part::Master, tensors, "")
 }
 
-fn load_checkpoint(engine: &mut dyn Engine, reader: &CheckpointReader) -> Result<()> {
+fn load_optimizer(engine: &mut dyn Engine, tensors: &TensorSet) -> Result<()> {
     for (part, prefix) in OPTIMIZER_PARTS {
-        load_part(engine, part, &reader.optimizer, &format!("{prefix}."))?;
+        load_part(engine, part, tensors, &format!("{prefix}."))?;
     }
     Ok(())
 }

@@ -1,0 +1,98 @@
+//! What a start asks of the file system that all machines share, counted: a thousand ranks must not look for the same
+//! files a thousand times. One rank looks and tells the others; each opens the files that it reads from, and no more.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::run::{Corpus, Run, errors};
+use super::under_mpirun;
+
+/// How often each call was made on each path.
+type Calls = BTreeMap<String, usize>;
+
+/// The calls on the folder of `run` and on the corpus, of a start on so many ranks.
+fn count(run: &Run, ranks: usize, more: &[&str]) -> Calls {
+    let mut program = run.command();
+    program.args(more);
+    let program = under_mpirun(ranks, &program);
+    let trace = run.dir().with_file_name("trace");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-y", "-e", "trace=%file,fstat,getdents64", "-o"]).arg(&trace);
+    strace.arg(program.get_program()).args(program.get_args());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => strace.env(name, value),
+            None => strace.env_remove(name),
+        };
+    }
+    let output = strace.output().expect("strace must be installed for this test: apt-get install strace");
+    assert!(output.status.success(), "{}", errors(&output));
+    let corpus = Corpus::get().tokens();
+    let shared = [(run.dir().parent().unwrap(), "RUN"), (Path::new(&corpus).parent().unwrap(), "CORPUS")];
+    let shared = shared.map(|(path, name)| (path.display().to_string(), name));
+    let mut calls = Calls::new();
+    for call in
+        String::from_utf8_lossy(&fs::read(&trace).unwrap()).lines().filter_map(|line| call(line, &shared))
+    {
+        *calls.entry(call).or_default() += 1;
+    }
+    calls
+}
+
+/// "openat CORPUS/tokens.bin" of a line of strace, if it is on a shared path. What is written as long as a run goes on
+/// is no start: steps, and the signs of life of rank 0.
+fn call(line: &str, shared: &[(String, &str)]) -> Option<String> {
+    let (name, rest) = line.split_once(' ')?.1.trim_start().split_once('(')?;
+    let is_call = name != "execve" && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let (at, length, short) =
+        shared.iter().filter_map(|(path, short)| Some((rest.rfind(path)?, path.len(), short))).max()?;
+    let path = rest[at + length..].split(['"', '>']).next()?;
+    let goes_on = [".tmp", "LOCK", "status.json"].iter().any(|part| path.contains(part));
+    (is_call && !goes_on).then(|| format!("{name} {short}{path}"))
+}
+
+/// Calls that `many` has oftener than `few`, and how much.
+fn added(few: &Calls, many: &Calls) -> Vec<String> {
+    let added =
+        |(call, count): (&String, &usize)| match count - few.get(call).copied().unwrap_or(0).min(*count) {
+            0 => None,
+            added => Some(format!("{added} {call}")),
+        };
+    many.iter().filter_map(added).collect()
+}
+
+#[test]
+fn each_rank_more_opens_what_it_reads_from_and_asks_nothing_else() {
+    let run = || {
+        Run::new(&[
+            "training.global_batch=8",
+            "training.micro_batch=1",
+            "training.steps=2",
+            "eval.every_steps=0",
+            "checkpoint.every_steps=0",
+        ])
+    };
+    let (mut few, mut many) = (run(), run());
+    let data = ["6 openat CORPUS/tokens.bin", "6 openat CORPUS/tokens.idx"];
+    let (two, eight) = (count(&few, 2, &[]), count(&many, 8, &[]));
+    println!(
+        "a start: {} calls on 2 ranks, {} on 8",
+        two.values().sum::<usize>(),
+        eight.values().sum::<usize>()
+    );
+    assert_eq!(added(&two, &eight), data, "{eight:#?}");
+    // Going on from a checkpoint, a rank also opens the files of tensors that it reads.
+    let longer = ["--allow-change", "training.steps"];
+    few.set(&["training.steps=4"]);
+    many.set(&["training.steps=4"]);
+    let (two, eight) = (count(&few, 2, &longer), count(&many, 8, &longer));
+    println!(
+        "going on: {} calls on 2 ranks, {} on 8",
+        two.values().sum::<usize>(),
+        eight.values().sum::<usize>()
+    );
+    let state = "6 openat RUN/run/checkpoints/step-00000002/optimizer/state-00001-of-00001.safetensors";
+    assert_eq!(added(&two, &eight), [&data[..], &[state]].concat(), "{eight:#?}");
+}
