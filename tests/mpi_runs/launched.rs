@@ -35,7 +35,7 @@ fn launched_ranks_have_the_bits_of_one_and_a_table_of_where_they_are() {
     let output = launched(&run, MESHES[4]).output().unwrap();
     assert!(output.status.success(), "{}", errors(&output));
     run.assert_equals(&whole);
-    let said = String::from_utf8(output.stdout).unwrap();
+    let said = String::from_utf8(output.stdout.clone()).unwrap();
     assert!(said.lines().all(|line| line.starts_with("[0] ")), "{said}");
     // mpirun has nothing to say.
     let wrong: Vec<_> =

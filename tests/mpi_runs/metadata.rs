@@ -29,9 +29,8 @@ fn count(run: &Run, ranks: usize, more: &[&str]) -> Calls {
     }
     let output = strace.output().expect("strace must be installed for this test: apt-get install strace");
     assert!(output.status.success(), "{}", errors(&output));
-    let corpus = Corpus::get().tokens();
-    let shared = [(run.dir().parent().unwrap(), "RUN"), (Path::new(&corpus).parent().unwrap(), "CORPUS")];
-    let shared = shared.map(|(path, name)| (path.display().to_string(), name));
+    let parent = |path: &str| Path::new(path).parent().unwrap().display().to_string();
+    let shared = [(parent(&run.dir_name()), "RUN"), (parent(&Corpus::get().tokens()), "CORPUS")];
     let mut calls = Calls::new();
     for call in
         String::from_utf8_lossy(&fs::read(&trace).unwrap()).lines().filter_map(|line| call(line, &shared))

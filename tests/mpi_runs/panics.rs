@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tisserand_collectives::{Channel, ControlPlane};
+use tisserand_launch::node::Node;
 use tisserand_launch::processes;
 use tisserand_launch::ranks::Ranks;
 use tisserand_runtime::config::Config;
@@ -21,26 +22,27 @@ fn a_rank_of_this_program() {
     let file = std::env::var("MPI_RUNS_FILE").unwrap();
     let sets = ["training.global_batch=6".to_owned()];
     let config = Config::load(Path::new(&file), &sets, Some(ranks.world_size), &|_| None).unwrap();
-    let outcome = processes::join(&ranks, &config, |place, control: Arc<dyn ControlPlane>| {
-        place.progress.note(|activity| activity.action = Some("waits".into()));
-        control.barrier(Channel::Step)?;
-        std::thread::sleep(Duration::from_millis(700));
-        let last = control.rank() + 1 == control.world_size();
-        match scenario.as_str() {
-            "panic" if last => panic!("a broken invariant"),
-            "panic" => control.barrier(Channel::Save)?,
-            "panic elsewhere" if last => {
-                std::thread::spawn(|| panic!("a broken invariant")).join().unwrap_err();
-                std::thread::sleep(PATIENCE);
+    let outcome =
+        processes::join(&ranks, &mut Node::of(&ranks), &config, |place, control: Arc<dyn ControlPlane>| {
+            place.progress.note(|activity| activity.action = Some("waits".into()));
+            control.barrier(Channel::Step)?;
+            std::thread::sleep(Duration::from_millis(700));
+            let last = control.rank() + 1 == control.world_size();
+            match scenario.as_str() {
+                "panic" if last => panic!("a broken invariant"),
+                "panic" => control.barrier(Channel::Save)?,
+                "panic elsewhere" if last => {
+                    std::thread::spawn(|| panic!("a broken invariant")).join().unwrap_err();
+                    std::thread::sleep(PATIENCE);
+                }
+                "panic elsewhere" => control.barrier(Channel::Save)?,
+                // Nobody looks at the control plane, as if they were inside of a call that never returns.
+                "stuck" if last => std::process::exit(7),
+                "stuck" => std::thread::sleep(PATIENCE),
+                other => panic!("no scenario {other}"),
             }
-            "panic elsewhere" => control.barrier(Channel::Save)?,
-            // Nobody looks at the control plane, as if they were inside of a call that never returns.
-            "stuck" if last => std::process::exit(7),
-            "stuck" => std::thread::sleep(PATIENCE),
-            other => panic!("no scenario {other}"),
-        }
-        Ok(())
-    });
+            Ok(())
+        });
     panic!("returned {outcome:?}");
 }
 
