@@ -6,6 +6,7 @@
 //! - [`device`]: the one `match` that chooses a device.
 //! - [`mod@env`]: the only place that reads the environment; [`signals`]: the only one that handles signals.
 //! - [`ranks`]: which rank this process is, as its launcher says; [`hostlist`]: Slurm's lists of hosts.
+//! - [`slurm`]: job scripts, and what each machine wants in them.
 
 pub mod cli;
 pub mod commands;
@@ -17,6 +18,7 @@ pub mod output;
 pub mod processes;
 pub mod ranks;
 pub mod signals;
+pub mod slurm;
 pub mod threads;
 pub mod world;
 

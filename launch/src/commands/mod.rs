@@ -6,6 +6,7 @@ mod data;
 mod eval;
 mod generate;
 mod plan;
+mod submit;
 mod tokenizer;
 mod train;
 
@@ -28,6 +29,7 @@ pub fn run(command: Command) -> Result<u8> {
     match command {
         Command::Train(arguments) => train::run(arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Submit(arguments) => submit::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Tokenizer(command) => tokenizer::run(command),
