@@ -95,6 +95,7 @@ impl Job {
             ("modules", self.modules.iter().flat_map(|line| self.load(line)).collect()),
             ("variables", self.variables.iter().flat_map(variable).collect()),
             ("lead", vec![self.signal_lead_s.to_string()]),
+            ("cpus", when(self.options.iter().any(|line| line.name == "cpus-per-task"))),
             ("suffix", suffix.map(|line| line.value.clone()).into_iter().collect()),
             ("suffix_why", suffix.map(Line::reason).into_iter().collect()),
             ("binary", self.program.first().map(|binary| shell_word(binary)).into_iter().collect()),

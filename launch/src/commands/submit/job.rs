@@ -342,7 +342,8 @@ fn limits(arguments: &cli::Submit, profile: &Profile) -> Result<(Walltime, Optio
             Some(qos) => Some(qos).filter(admits),
             None => return Ok((time, Some(Line::own("qos", name, "as asked for")))),
         },
-        None if profile.qos.is_empty() => return Ok((time, None)),
+        // The profile's limits are those of its own partition.
+        None if profile.qos.is_empty() || arguments.partition.is_some() => return Ok((time, None)),
         None => profile.qos.iter().filter(|qos| !qos.on_request).find(admits),
     };
     match chosen {
