@@ -42,7 +42,7 @@ pub enum Command {
     /// Say what a run needs and does, without data: memory, FLOPs, traffic, files, step time
     Plan(Plan),
     /// Hand a run to Slurm: checks that it fits, writes the job script, submits it
-    Submit(Submit),
+    Submit(Box<Submit>),
     /// Compute the validation losses of a checkpoint
     Eval(Eval),
     /// Continue a text with a trained model

@@ -38,7 +38,10 @@ fn machines_times_and_options() {
         ),
         (&["--nodes", "1", "--ranks-per-node", "5"], &["--ranks-per-node 5", "has 4 GPUs"]),
         (&["--nodes", "1", "--time", "1h"], &["--time \"1h\"", "HH:MM:SS"]),
-        (&["--nodes", "8", "--time", "50:00:00"], &["2-02:00:00 on 8 nodes", "t4 (up to 4-04:00:00, up to 4 nodes)"]),
+        (
+            &["--nodes", "8", "--time", "50:00:00"],
+            &["2-02:00:00 on 8 nodes", "t4 (up to 4-04:00:00, up to 4 nodes)"],
+        ),
         (
             &["--nodes", "1", "--time", "03:00:00", "--qos", "qos_gpu_h100-dev"],
             &["03:00:00", "qos_gpu_h100-dev (up to 02:00:00)"],
@@ -47,7 +50,10 @@ fn machines_times_and_options() {
         (&["--nodes", "1", "--sbatch", "time=5"], &["--sbatch \"time=5\"", "--time says that"]),
         (&["--nodes", "1", "--sbatch", "a b=5"], &["--sbatch \"a b=5\"", "mail-type=END"]),
         (&["--nodes", "1", "--sbatch", "comment=a\n#SBATCH --account=you"], &["a\\n#SBATCH", "line break"]),
-        (&["--nodes", "1", "--set", "run.device=cpu"], &["run.device = \"cpu\"", "hint: --set run.device=cuda"]),
+        (
+            &["--nodes", "1", "--set", "run.device=cpu"],
+            &["run.device = \"cpu\"", "hint: --set run.device=cuda"],
+        ),
         (&["--nodes", "3", "--set", "mesh.tp=8"], &["mesh"]),
     ];
     for (arguments, expected) in cases {
@@ -61,8 +67,8 @@ fn what_does_not_fit_the_gpus() {
     let sandbox = Sandbox::new();
     let file = root().join("examples/llama3-70b.toml");
     fs::copy(file, sandbox.path("run.toml")).unwrap();
-    let arguments = ["--nodes", "8", "--set", "mesh.dp_shard=auto", "--dry-run"];
-    let expected = ["each rank needs", "H100 SXM 80 GB has 79.6 GiB", "too much on 32 ranks", "--search"];
+    let arguments = ["--nodes", "2", "--set", "mesh.dp_shard=auto", "--dry-run"];
+    let expected = ["each rank needs", "H100 SXM 80 GB has 79.6 GiB", "too much on 8 ranks", "--search"];
     refused(&sandbox, &[JEAN_ZAY, &arguments].concat(), &expected);
     // The same on the 64 GB of MareNostrum 5.
     let mn5 = ["--profile", "mn5", "--account", "abc"];
@@ -75,10 +81,22 @@ fn checkpoints_that_do_not_fit_the_quota() {
     let quota = [JEAN_ZAY, &["--nodes", "1", "--dry-run", "--quota-bytes", "1000000000"]].concat();
     let expected = ["its checkpoints take up to", "--quota-bytes allows 954 MiB", "checkpoint.keep_last"];
     refused(&sandbox, &quota, &expected);
-    let kept = ["--nodes", "1", "--dry-run", "--set", "checkpoint.keep_every_steps=1", "--set", "run.dir=work/run"];
+    let kept = "checkpoint.keep_every_steps=1";
+    let kept = [
+        "--nodes",
+        "1",
+        "--dry-run",
+        "--set",
+        kept,
+        "--set",
+        "training.steps=9000",
+        "--set",
+        "run.dir=work/run",
+    ];
     let work = sandbox.path("work");
     let arguments = [JEAN_ZAY, &kept].concat();
-    let output = sandbox.command().env("WORK", &work).args(["submit", "run.toml"]).args(arguments).output().unwrap();
+    let output =
+        sandbox.command().env("WORK", &work).args(["submit", "run.toml"]).args(arguments).output().unwrap();
     let line = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(2) && line.contains("4.55 TiB below $WORK"), "{line}");
     assert!(!work.exists());
@@ -90,10 +108,28 @@ fn programs_and_machines_that_cannot_do_it() {
     if !cfg!(feature = "nccl") {
         refused(&sandbox, &[JEAN_ZAY, &["--nodes", "1"]].concat(), &["--features nccl", "--binary PATH"]);
     }
-    refused(&sandbox, &[JEAN_ZAY, &["--nodes", "1", "--binary", "none"]].concat(), &["--binary none", "no such file"]);
-    let arguments = ["submit", "run.toml", "--profile", "generic", "--nodes", "1", "--ranks-per-node", "1", "--time", "60"];
+    refused(
+        &sandbox,
+        &[JEAN_ZAY, &["--nodes", "1", "--binary", "none"]].concat(),
+        &["--binary none", "no such file"],
+    );
+    let arguments = [
+        "submit",
+        "run.toml",
+        "--profile",
+        "generic",
+        "--nodes",
+        "1",
+        "--ranks-per-node",
+        "1",
+        "--time",
+        "60",
+    ];
     let mut command = sandbox.command();
-    command.args(arguments).args(["--set", "run.device=cpu", "--set", "precision.compute=f32"]).env("PATH", "");
+    command
+        .args(arguments)
+        .args(["--set", "run.device=cpu", "--set", "precision.compute=f32"])
+        .env("PATH", "");
     let output = command.output().unwrap();
     let line = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{line}");

@@ -34,7 +34,10 @@ fn every_script_is_read_by_bash() {
             assert!(!script.contains("{{") && !script.contains("\n\n\n"), "{script}");
             // sbatch reads its options up to the first command.
             let options = script.lines().skip(1).take_while(|line| line.starts_with('#') || line.is_empty());
-            assert_eq!(options.filter(|line| line.starts_with("#SBATCH")).count(), script.matches("#SBATCH").count());
+            assert_eq!(
+                options.filter(|line| line.starts_with("#SBATCH")).count(),
+                script.matches("#SBATCH").count()
+            );
         }
     }
 }
@@ -52,7 +55,7 @@ fn scripts_are_as_they_were_read_by_people() {
     let sandbox = Sandbox::new();
     for (name, arguments) in [
         ("jeanzay-h100", &["--profile", "jeanzay-h100", "--account", "abc", "--nodes", "16"][..]),
-        ("leonardo-chain", &["--profile", "leonardo", "--account", "abc", "--nodes", "65", "--chain", "4"]),
+        ("leonardo-chain", &["--profile", "leonardo", "--account", "abc", "--nodes", "128", "--chain", "4"]),
         ("jupiter", &["--profile", "jupiter", "--account", "abc", "--nodes", "2", "--module", "NCCL"]),
     ] {
         let script = sandbox.script(&[arguments, &PROGRAM[..]].concat());
@@ -69,7 +72,8 @@ fn plain_files_are_scripts_of_the_generic_profile() {
         ("requeue", &["--nodes", "16"]),
         ("chain", &["--nodes", "16", "--chain", "10"]),
     ] {
-        let node = ["--ranks-per-node", "4", "--cpus-per-task", "8", "--time", "20:00:00", "--account", "PROJECT"];
+        let node =
+            ["--ranks-per-node", "4", "--cpus-per-task", "8", "--time", "20:00:00", "--account", "PROJECT"];
         let generic = ["--profile", "generic"];
         let script = sandbox.script(&[&generic[..], arguments, &node, &PROGRAM].concat());
         same_as(&script, &format!("launch/sbatch/{name}.sbatch"));
@@ -100,9 +104,26 @@ fn without_digits(script: &str) -> String {
 fn flags_replace_lines_and_the_rest_is_passed_on() {
     let sandbox = Sandbox::new();
     let script = sandbox.script(&[
-        "--profile", "jeanzay-h100", "--nodes", "4", "--account", "abc@h100", "--time", "1-00:00:00",
-        "--constraint", "h100&big", "--sbatch", "mail-type=END", "--sbatch", "hint=multithread",
-        "--signal-lead", "600", "--set", "optimizer.lr=2e-3", "--allow-change", "optimizer.lr",
+        "--profile",
+        "jeanzay-h100",
+        "--nodes",
+        "4",
+        "--account",
+        "abc@h100",
+        "--time",
+        "1-00:00:00",
+        "--constraint",
+        "h100&big",
+        "--sbatch",
+        "mail-type=END",
+        "--sbatch",
+        "hint=multithread",
+        "--signal-lead",
+        "600",
+        "--set",
+        "optimizer.lr=2e-3",
+        "--allow-change",
+        "optimizer.lr",
     ]);
     for line in [
         "#SBATCH --account=abc@h100 ",

@@ -67,8 +67,20 @@ impl Sandbox {
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         let here = self.0.path().canonicalize().unwrap();
-        text.replace(here.to_str().unwrap(), "/path/to/work")
-            .replace(self.0.path().to_str().unwrap(), "/path/to/work")
+        let text =
+            text.replace(here.to_str().unwrap(), PLACE).replace(self.0.path().to_str().unwrap(), PLACE);
+        text.lines().map(|line| aligned(line) + "\n").collect()
+    }
+}
+
+/// What stands for the sandbox's folder in scripts.
+const PLACE: &str = "/path/to/work";
+
+/// A line that holds the folder, with its reason where it stands if the folder is short.
+fn aligned(line: &str) -> String {
+    match line.split_once("  # ") {
+        Some((option, reason)) if line.contains(PLACE) => format!("{:<48}  # {reason}", option.trim_end()),
+        _ => line.to_owned(),
     }
 }
 

@@ -60,7 +60,8 @@ pub struct Submit {
     /// Submits N jobs of one name, each of which waits for the one before and continues its run
     #[arg(long, value_name = "N", value_parser = count::<1000>)]
     pub chain: Option<usize>,
-    /// One job, which goes back into the queue when it has stopped early; the default where the profile says so
+    /// One job, which goes back into the queue when it has stopped early; the default where the profile
+    /// says so
     #[arg(long, conflicts_with = "chain")]
     pub requeue: bool,
     /// Seconds before the time limit at which the run is told to save and stop; Slurm may be a minute early

@@ -1,7 +1,8 @@
 //! What a machine wants of a job: `launch/profiles/*.toml`, or a file of the same form.
 //!
-//! Every line has a reason (`why`) and says where it is from (`from`, a name of `[sources]`). A source begins with
-//! `verified` (a job ran so, on that date), `documentation`, `users` (public scripts of others) or `assumed`.
+//! Every line has a reason (`why`) and says where it is from (`from`, a name of `[sources]`). A source
+//! begins with `verified` (a job ran so, on that date), `documentation`, `users` (public scripts of others)
+//! or `assumed`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -49,8 +50,8 @@ pub struct Profile {
     pub ranks_per_node: Option<Fact<usize>>,
     /// Cores of a task.
     pub cpus_per_task: Option<Fact<usize>>,
-    /// Options of sbatch, in order. `{account}` and `{gpus}` in a value are filled in; a line with `{gpus}` is for
-    /// runs on GPUs only.
+    /// Options of sbatch, in order. `{account}` and `{gpus}` in a value are filled in; a line with `{gpus}`
+    /// is for runs on GPUs only.
     #[serde(default)]
     pub sbatch: Vec<Setting>,
     /// Qualities of service, the usual one first.
@@ -182,7 +183,8 @@ impl Profile {
     /// # Errors
     /// Input, if it is not understood, or a line names a source that is not there.
     pub fn parse(name: &str, text: &str) -> Result<Profile> {
-        let mut profile: Profile = toml::from_str(text).map_err(|error| not_understood(name, text, &error))?;
+        let mut profile: Profile =
+            toml::from_str(text).map_err(|error| not_understood(name, text, &error))?;
         profile.name = name.to_owned();
         profile.check().map_err(|why| Error::input(format!("profile {name}: {why}")))?;
         Ok(profile)
@@ -220,7 +222,8 @@ impl Profile {
             return Err(format!("from = {from:?}: no such source; hint: add it to [sources]"));
         }
         let zero = |fact: &Option<Fact<usize>>| fact.as_ref().is_some_and(|fact| fact.value == 0);
-        for (key, fact) in [("ranks_per_node", &self.ranks_per_node), ("cpus_per_task", &self.cpus_per_task)] {
+        for (key, fact) in [("ranks_per_node", &self.ranks_per_node), ("cpus_per_task", &self.cpus_per_task)]
+        {
             if zero(fact) {
                 return Err(format!("{key} = 0, expected at least 1"));
             }
@@ -274,64 +277,4 @@ fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n s
 }
 
 #[cfg(test)]
-mod tests {
-    use tisserand_runtime::plan::machine::Machine;
-
-    use super::*;
-
-    #[test]
-    fn every_profile_is_understood_and_names_a_planner() {
-        for (name, text) in PROFILES {
-            let profile = Profile::parse(name, text).unwrap();
-            if profile.refused.is_some() {
-                let refusal = Profile::load(name).unwrap_err();
-                assert!(refusal.to_string().contains("HIP: not yet") && refusal.exit_code() == 2, "{refusal}");
-                continue;
-            }
-            assert!(profile.restart.is_some() && profile.signal_lead_s.is_some(), "{name}");
-            let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(&profile.page);
-            assert!(page.exists(), "{name}: {}", profile.page);
-            if name != "generic" {
-                let planner = Machine::load(&profile.planner.unwrap().value).unwrap();
-                assert_eq!(Some(planner.node.gpus), profile.ranks_per_node.map(|fact| fact.value), "{name}");
-                assert!(!profile.qos.is_empty() && profile.cpus_per_task.is_some(), "{name}");
-            }
-        }
-    }
-
-    /// Nobody has run a job on these machines yet: whoever does, changes this test with the date.
-    #[test]
-    fn only_what_ran_is_called_verified() {
-        for (name, text) in PROFILES {
-            let profile = Profile::parse(name, text).unwrap();
-            let verified = profile.sources.values().filter(|source| source.starts_with("verified"));
-            assert_eq!(verified.count(), usize::from(name == "generic"), "{name}");
-        }
-    }
-
-    #[test]
-    fn mistakes_are_refused_in_one_line_with_the_nearest_key() {
-        let right = "machine = \"M\"\npage = \"P\"\n[sources]\ns = \"assumed: by me\"\n\
-                     [[sbatch]]\nname = \"exclusive\"\nwhy = \"w\"\nfrom = \"s\"\n";
-        Profile::parse("own", right).unwrap();
-        for (from, to, fragments) in [
-            ("page", "pages", &["line 2", "unknown key pages", "did you mean page?"][..]),
-            ("why = ", "wy = ", &["unknown key wy", "did you mean why?"]),
-            ("from = \"s\"", "from = \"t\"", &["from = \"t\"", "[sources]"]),
-            ("assumed: ", "I think: ", &["sources.s", "documentation:"]),
-            ("\"exclusive\"", "\"a b\"", &["name = \"a b\""]),
-            ("[sources]", "ranks_per_node = 4\n[sources]", &["line 3"]),
-            ("[sources]", "restart = { value = \"maybe\", why = \"w\", from = \"s\" }\n[sources]", &["maybe", "requeue"]),
-            ("[sources]", "time = { value = \"1h\", why = \"w\", from = \"s\" }\n[sources]", &["\"1h\"", "20:00:00"]),
-            ("machine = \"M\"\n", "", &["machine"]),
-            ("[[sbatch]]", "[[sbatch]", &["line 5"]),
-        ] {
-            let refusal = Profile::parse("own", &right.replace(from, to)).unwrap_err();
-            let line = refusal.to_string();
-            assert!(line.starts_with("profile own") && !line.contains('\n'), "{line}");
-            assert!(fragments.iter().all(|fragment| line.contains(fragment)), "{line}");
-        }
-        let refusal = Profile::load("jeanzay-h10").unwrap_err().to_string();
-        assert!(refusal.contains("did you mean jeanzay-h100?"), "{refusal}");
-    }
-}
+mod tests;

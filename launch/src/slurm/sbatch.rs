@@ -14,12 +14,14 @@ pub fn submit(script: &Path) -> Result<String> {
     let output = Command::new("sbatch").arg("--parsable").arg(script).output().map_err(|error| {
         match error.kind() {
             ErrorKind::NotFound => Error::input(
-                "sbatch: no such program on this machine; hint: submit on a login node, or --dry-run prints the script",
+                "sbatch: no such program on this machine; hint: submit on a login node, or --dry-run to print \
+                 the script",
             ),
             _ => Error::fault(format!("cannot run sbatch: {error}")),
         }
     })?;
-    let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).split_whitespace().collect::<Vec<_>>().join(" ");
+    let words =
+        |bytes: &[u8]| String::from_utf8_lossy(bytes).split_whitespace().collect::<Vec<_>>().join(" ");
     if !output.status.success() {
         return Err(Error::input(format!(
             "{}: sbatch refused it: {}; hint: --sbatch NAME=VALUE adds or replaces an option",

@@ -9,8 +9,8 @@ use super::template::{self, Values};
 /// The column at which reasons begin behind options.
 const REASONS: usize = 48;
 
-/// An option, a variable or a list of modules, with its reason and the name of its source. Lines that the program
-/// adds by itself have no source.
+/// An option, a variable or a list of modules, with its reason and the name of its source. Lines that the
+/// program adds by itself have no source.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Line {
     /// Without dashes.
@@ -62,8 +62,8 @@ pub struct Job {
     pub modules: Option<Line>,
     /// Environment.
     pub variables: Vec<Line>,
-    /// Seconds of warning.
-    pub signal_lead_s: u64,
+    /// `value`: seconds of warning.
+    pub signal_lead_s: Line,
     /// `value` is added to the first host's name.
     pub first_host_suffix: Option<Line>,
     /// Whether ranks run on GPUs.
@@ -94,13 +94,18 @@ impl Job {
             ("options", self.options.iter().map(option).collect()),
             ("modules", self.modules.iter().flat_map(|line| self.load(line)).collect()),
             ("variables", self.variables.iter().flat_map(variable).collect()),
-            ("lead", vec![self.signal_lead_s.to_string()]),
+            ("lead", vec![self.signal_lead_s.value.clone()]),
+            ("lead_why", vec![format!("Seconds of warning: {}", self.signal_lead_s.reason())]),
             ("cpus", when(self.options.iter().any(|line| line.name == "cpus-per-task"))),
             ("suffix", suffix.map(|line| line.value.clone()).into_iter().collect()),
             ("suffix_why", suffix.map(Line::reason).into_iter().collect()),
             ("binary", self.program.first().map(|binary| shell_word(binary)).into_iter().collect()),
             ("gpus", when(self.on_gpus)),
             ("srun", self.srun.iter().map(|line| format!("    {} \\", dashed(line))).collect()),
+            (
+                "srun_why",
+                self.srun.iter().map(|line| format!("# {}: {}", dashed(line), line.reason())).collect(),
+            ),
             ("program", vec![shell_words(&self.program)]),
             ("requeue", when(self.then == Then::Requeue)),
             ("chain", when(self.then == Then::Chain)),
@@ -122,7 +127,7 @@ impl Job {
 
     fn lines(&self) -> impl Iterator<Item = &Line> {
         let lists = [&self.options, &self.variables, &self.srun].into_iter().flatten();
-        lists.chain(&self.modules).chain(&self.first_host_suffix)
+        lists.chain(&self.modules).chain(&self.first_host_suffix).chain([&self.signal_lead_s])
     }
 
     fn used_sources(&self) -> Vec<String> {
@@ -137,8 +142,8 @@ impl Job {
         let texts = words.chain(lines).chain(self.sources.values());
         match texts.into_iter().find(|text| text.chars().any(char::is_control)) {
             Some(text) => Err(Error::input(format!(
-                "{text:?} has a line break or another control character in it, which no job script can carry; hint: \
-                 rename the file, or write it without"
+                "{text:?} has a line break or another control character in it, which no job script can \
+                 carry; hint: rename the file, or write it without"
             ))),
             None => Ok(()),
         }
@@ -167,7 +172,8 @@ pub fn shell_words(words: &[String]) -> String {
     words.iter().map(|word| shell_word(word)).collect::<Vec<_>>().join(" ")
 }
 
-/// A word as a shell, and sbatch in its lines, take it: in single quotes where it has characters that mean something.
+/// A word as a shell, and sbatch in its lines, take it: in single quotes where it has characters that mean
+/// something.
 fn shell_word(word: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+^".contains(&byte);
     if !word.is_empty() && word.bytes().all(plain) {
@@ -200,7 +206,7 @@ mod tests {
             options: vec![Line::own("job-name", "a\nrm -r x", "")],
             modules: None,
             variables: Vec::new(),
-            signal_lead_s: 1,
+            signal_lead_s: Line::own("signal", 1, "w"),
             first_host_suffix: None,
             on_gpus: false,
             srun: Vec::new(),

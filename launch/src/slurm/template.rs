@@ -1,5 +1,6 @@
-//! Texts with holes. `{{name}}` is replaced by a value; alone on its line, by the lines of the value, which may be
-//! none; lines from `{{if name}}` to `{{end}}` stand only where the value has lines. A hole without a value is a defect.
+//! Texts with holes. `{{name}}` is replaced by a value; alone on its line, by the lines of the value, which
+//! may be none; lines from `{{if name}}` to `{{end}}` stand only where the value has lines. A hole without
+//! a value is a defect.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,8 @@ pub(super) type Values = BTreeMap<&'static str, Vec<String>>;
 
 /// The text without holes; several blank lines become one.
 pub(super) fn fill(template: &str, values: &Values) -> String {
-    let lines_of = |name: &str| values.get(name).unwrap_or_else(|| panic!("the template's {name:?} has a value"));
+    let lines_of =
+        |name: &str| values.get(name).unwrap_or_else(|| panic!("the template's {name:?} has a value"));
     let (mut text, mut kept) = (String::new(), true);
     for line in template.lines() {
         match line.strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}")) {
@@ -53,12 +55,10 @@ mod tests {
     #[test]
     fn holes_take_values_lines_and_conditions() {
         let lines = |text: &[&str]| text.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
-        let values = Values::from([
-            ("a", lines(&["one"])),
-            ("many", lines(&["x", "y"])),
-            ("none", Vec::new()),
-        ]);
-        let template = "{{a}} and {{a}}\n\n{{none}}\n\n{{many}}\n{{if none}}\nnot {{a}}\n{{end}}\n{{if a}}\nyes\n{{end}}\n";
+        let values =
+            Values::from([("a", lines(&["one"])), ("many", lines(&["x", "y"])), ("none", Vec::new())]);
+        let template = "{{a}} and {{a}}\n\n{{none}}\n\n{{many}}\n\
+                        {{if none}}\nnot {{a}}\n{{end}}\n{{if a}}\nyes\n{{end}}\n";
         assert_eq!(fill(template, &values), "one and one\n\nx\ny\nyes\n");
     }
 }

@@ -11,8 +11,8 @@ pub struct Walltime {
 }
 
 impl Walltime {
-    /// Reads `MM`, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM` or `D-HH:MM:SS`, as `sbatch --time` does; `None` for
-    /// anything else, and for no time at all.
+    /// Reads `MM`, `MM:SS`, `HH:MM:SS`, `D-HH`, `D-HH:MM` or `D-HH:MM:SS`, as `sbatch --time` does; `None`
+    /// for anything else, and for no time at all.
     pub fn parse(text: &str) -> Option<Walltime> {
         let (days, clock) = match text.split_once('-') {
             Some((days, clock)) => (Some(number(days)?), clock),
@@ -57,7 +57,8 @@ impl fmt::Display for Walltime {
 impl<'de> Deserialize<'de> for Walltime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let wrong = || de::Error::custom(format!("{text:?} is no time limit such as \"20:00:00\" or \"3-00\""));
+        let wrong =
+            || de::Error::custom(format!("{text:?} is no time limit such as \"20:00:00\" or \"3-00\""));
         Walltime::parse(&text).ok_or_else(wrong)
     }
 }
@@ -85,8 +86,20 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_refused() {
-        let wrong =
-            ["", "0", "00:00:00", "1h", "-1", "1-", "1:2:3:4", "12345678", "1-2:3:4:5", "+1", " 1", "UNLIMITED"];
+        let wrong = [
+            "",
+            "0",
+            "00:00:00",
+            "1h",
+            "-1",
+            "1-",
+            "1:2:3:4",
+            "12345678",
+            "1-2:3:4:5",
+            "+1",
+            " 1",
+            "UNLIMITED",
+        ];
         for text in wrong {
             assert_eq!(Walltime::parse(text), None, "{text:?}");
         }

@@ -6,8 +6,8 @@ use nix::sys::statvfs::statvfs;
 use tisserand_runtime::log::units;
 use tisserand_runtime::{Error, Result};
 
+use super::request::Request;
 use crate::commands::plan::Report;
-use super::job::Request;
 use crate::env;
 
 /// What checkpoints take, and what there is for them.
@@ -41,8 +41,8 @@ fn memory(request: &Request, report: &Report) -> Result<()> {
         if request.on_gpus {
             let arena = units::bytes(report.plan.arena_bytes as u64);
             eprintln!(
-                "warning: profile {} names no GPUs: whether their memory holds the {arena} that each rank needs is not \
-                 checked; hint: a profile with a planner (docs/slurm.md)",
+                "warning: profile {} names no GPUs: whether their memory holds the {arena} that each rank \
+                 needs is not checked; hint: a profile with a planner (docs/slurm.md)",
                 request.profile.name
             );
         }
@@ -53,8 +53,8 @@ fn memory(request: &Request, report: &Report) -> Result<()> {
         return Ok(());
     }
     Err(Error::input(format!(
-        "{}: each rank needs {} of GPU memory, a {} has {}: {} too much on {} ranks; hint: tisserand plan {} --nodes {} \
-         --profile {} --search says what fits",
+        "{}: each rank needs {} of GPU memory, a {} has {}: {} too much on {} ranks; hint: tisserand plan \
+         {} --nodes {} --profile {} --search says what fits",
         request.arguments.run_file.path.display(),
         units::bytes(needed),
         prediction.machine.gpu.name,
@@ -76,8 +76,8 @@ fn storage(request: &Request, report: &Report) -> Result<Storage> {
     let fits = |available: &Available| needed_bytes <= available.bytes.saturating_add(available.there_bytes);
     match &available {
         Some(available) if !fits(available) => Err(Error::input(format!(
-            "{}: its checkpoints take up to {} ({} of {} each, {} of weights alone, and one while it is written), but \
-             {}{}; hint: checkpoint.keep_last, checkpoint.keep_every_steps, or another run.dir",
+            "{}: its checkpoints take up to {} ({} of {} each, {} of weights alone, and one while it is \
+             written), but {}{}; hint: checkpoint.keep_last, checkpoint.keep_every_steps, or another run.dir",
             request.arguments.run_file.path.display(),
             units::bytes(needed_bytes),
             storage.kept,
@@ -93,8 +93,8 @@ fn storage(request: &Request, report: &Report) -> Result<Storage> {
     }
 }
 
-/// `--quota-bytes`, else the profile's quota of the folder that holds the run, else what is free there. A job that is
-/// not submitted from here says nothing about what is free here.
+/// `--quota-bytes`, else the profile's quota of the folder that holds the run, else what is free there. A
+/// job that is not submitted from here says nothing about what is free here.
 fn available(request: &Request, dir: &Path) -> Result<Option<Available>> {
     if let Some(bytes) = request.arguments.quota_bytes {
         let what = format!("--quota-bytes allows {}", units::bytes(bytes));
@@ -105,7 +105,10 @@ fn available(request: &Request, dir: &Path) -> Result<Option<Available>> {
         let root = env::variable(&quota.variable).filter(|root| !root.is_empty());
         if root.is_some_and(|root| dir.starts_with(root)) {
             let (bytes, variable) = (quota.bytes, &quota.variable);
-            let what = format!("a project has {} below ${variable} (--quota-bytes if it has more)", units::bytes(bytes));
+            let what = format!(
+                "a project has {} below ${variable} (--quota-bytes if it has more)",
+                units::bytes(bytes)
+            );
             return Ok(Some(Available { bytes, what, there_bytes: 0 }));
         }
     }
@@ -115,7 +118,7 @@ fn available(request: &Request, dir: &Path) -> Result<Option<Available>> {
     let there = existing(&dir);
     // Some network file systems do not say.
     let Ok(found) = statvfs(&there) else { return Ok(None) };
-    let bytes = (found.blocks_available() as u64).saturating_mul(found.fragment_size() as u64);
+    let bytes = found.blocks_available().saturating_mul(found.fragment_size());
     let what = format!("{} has {} free", there.display(), units::bytes(bytes));
     Ok(Some(Available { bytes, what, there_bytes: bytes_below(&dir.join("checkpoints")) }))
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Submitted;
 use super::checks::Storage;
-use super::job::Request;
+use super::request::Request;
 use crate::commands::plan::Report;
 
 /// One object, on one line.

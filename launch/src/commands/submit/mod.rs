@@ -1,8 +1,10 @@
 //! `tisserand submit`
 
 mod checks;
-mod job;
 mod json;
+mod limits;
+mod lines;
+mod request;
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -13,7 +15,7 @@ use tisserand_runtime::plan::machine::Machine;
 use tisserand_runtime::run::RunFolder;
 use tisserand_runtime::{Error, Result};
 
-use self::job::Request;
+use self::request::Request;
 use super::plan::Report;
 use super::{DONE, load};
 use crate::slurm::profile::Profile;
@@ -29,7 +31,7 @@ struct Submitted {
 /// Checks that the run fits, writes its job script and submits it.
 pub(super) fn run(arguments: &cli::Submit) -> Result<u8> {
     let profile = Profile::load(&arguments.profile)?;
-    let ranks_per_node = job::ranks_per_node(arguments, &profile)?;
+    let ranks_per_node = request::ranks_per_node(arguments, &profile)?;
     let config = load(&arguments.run_file, Some(arguments.nodes * ranks_per_node))?;
     let request = Request::new(arguments, &profile, &config, ranks_per_node)?;
     let script = request.job()?.render()?;
