@@ -139,6 +139,9 @@ fn flags_replace_lines_and_the_rest_is_passed_on() {
         assert!(script.contains(line), "{line:?}:\n{script}");
     }
     assert!(!script.contains("nomultithread"), "{script}");
+    let test = ["--profile", "leonardo", "--account", "abc", "--nodes", "1", "--qos", "boost_qos_dbg"];
+    let script = sandbox.script(&test);
+    assert!(script.contains("--qos=boost_qos_dbg ") && script.contains("--time=00:30:00\n"), "{script}");
 }
 
 #[test]

@@ -12,13 +12,17 @@ use crate::slurm::walltime::Walltime;
 /// # Errors
 /// Input, if the time is none, or no quality of service admits it on so many nodes.
 pub(super) fn limits(arguments: &cli::Submit, profile: &Profile) -> Result<(Walltime, Option<Line>)> {
+    let known = arguments.qos.as_ref().and_then(|name| profile.qos.iter().find(|qos| qos.name == *name));
     let asked = match &arguments.time {
         Some(text) => Some(Walltime::parse(text).ok_or_else(|| {
             Error::input(format!(
                 "--time {text:?}: expected HH:MM:SS, D-HH:MM:SS or minutes, e.g. --time 20:00:00"
             ))
         })?),
-        None => profile.time.as_ref().map(|fact| fact.value),
+        // A short quality of service means a short job.
+        None => {
+            profile.time.as_ref().map(|fact| known.map_or(fact.value, |qos| fact.value.min(qos.max_time)))
+        }
     };
     let Some(time) = asked else {
         return Err(Error::input(format!(
@@ -38,10 +42,10 @@ pub(super) fn limits(arguments: &cli::Submit, profile: &Profile) -> Result<(Wall
     };
     let named = |qos: &&Qos| !qos.name.is_empty();
     let chosen = match &arguments.qos {
-        Some(name) => match profile.qos.iter().find(|qos| qos.name == *name) {
-            Some(qos) => Some(qos).filter(admits),
-            None => return Ok((time, Some(Line::own("qos", name, "as asked for")))),
-        },
+        Some(name) if known.is_none() => {
+            return Ok((time, Some(Line::own("qos", name, "as asked for"))));
+        }
+        Some(_) => known.filter(admits),
         // The profile's limits are those of its own partition.
         None if profile.qos.is_empty() || arguments.partition.is_some() => return Ok((time, None)),
         None => profile.qos.iter().filter(|qos| !qos.on_request).find(admits),

@@ -10,7 +10,7 @@ use crate::slurm::profile::{Fact, Restart, Setting};
 use crate::slurm::script::{Job, Line, Then};
 
 /// Options whose values are the program's business; others can be replaced by `--sbatch`.
-const OWN_OPTIONS: [(&str, &str); 8] = [
+const OWN_OPTIONS: [(&str, &str); 10] = [
     ("nodes", "--nodes"),
     ("ntasks-per-node", "--ranks-per-node"),
     ("cpus-per-task", "--cpus-per-task"),
@@ -19,6 +19,8 @@ const OWN_OPTIONS: [(&str, &str); 8] = [
     ("time", "--time"),
     ("signal", "--signal-lead"),
     ("dependency", "--chain"),
+    ("requeue", "--requeue"),
+    ("no-requeue", "--chain"),
 ];
 
 impl Request<'_> {
@@ -63,7 +65,7 @@ impl Request<'_> {
         options.extend(self.cpus_per_task());
         options.extend(self.qos.clone());
         options.push(match (&arguments.time, &profile.time) {
-            (None, Some(fact)) => of_fact("time", self.time.to_string(), fact),
+            (None, Some(fact)) if fact.value == self.time => of_fact("time", self.time.to_string(), fact),
             _ => Line::own("time", self.time, ""),
         });
         let signal = format!("USR1@{}", self.lead_s);
