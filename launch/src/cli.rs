@@ -1,9 +1,13 @@
 //! The vocabulary of commands. The doc comments are the `--help` texts.
 
+mod submit;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+pub use submit::Submit;
 
 /// Trains language models: one binary from laptop to supercomputer.
 ///
@@ -40,6 +44,8 @@ pub enum Command {
     Launch(Launch),
     /// Say what a run needs and does, without data: memory, FLOPs, traffic, files, step time
     Plan(Plan),
+    /// Hand a run to Slurm: checks that it fits, writes the job script, submits it
+    Submit(Box<Submit>),
     /// Compute the validation losses of a checkpoint
     Eval(Eval),
     /// Continue a text with a trained model
@@ -119,7 +125,7 @@ Examples:
   tisserand plan run.toml --ranks 64 --profile h200 --search   what is best
 
 Profiles: h100-sxm, h200, a100-80gb, gh200, gb200, jeanzay-h100, jeanzay-a100,
-or a file PROFILE.toml.")]
+leonardo, mn5, or a file PROFILE.toml.")]
 pub struct Plan {
     /// What to plan.
     #[command(flatten)]

@@ -17,6 +17,12 @@ pub fn job_id() -> String {
     variable("SLURM_JOB_ID").unwrap_or_else(|| "local".to_owned())
 }
 
+/// How this process was called, for people.
+pub fn command_line() -> Vec<String> {
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    std::iter::once("tisserand".to_owned()).chain(arguments).collect()
+}
+
 /// Variables and arguments of this process, for the job folder.
 pub fn process() -> ProcessDescription {
     ProcessDescription::new(std::env::vars_os(), std::env::args_os())

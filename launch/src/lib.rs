@@ -8,6 +8,7 @@
 //! - [`local`]: ranks that `launch` starts on this machine.
 //! - [`node`]: what the first rank of a machine reads for the others of it.
 //! - [`ranks`]: which rank this process is, as its launcher says; [`hostlist`]: Slurm's lists of hosts.
+//! - [`slurm`]: job scripts, and what each machine wants in them.
 
 pub mod cli;
 pub mod commands;
@@ -23,6 +24,7 @@ mod private_socket;
 pub mod processes;
 pub mod ranks;
 pub mod signals;
+pub mod slurm;
 pub mod threads;
 pub mod world;
 

@@ -7,6 +7,7 @@ mod eval;
 mod generate;
 mod launch;
 mod plan;
+mod submit;
 mod tokenizer;
 mod train;
 
@@ -31,6 +32,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Train(arguments) => train::run(arguments),
         Command::Launch(arguments) => launch::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Submit(arguments) => submit::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Tokenizer(command) => tokenizer::run(command),

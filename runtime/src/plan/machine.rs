@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// What plans must know of a CUDA device.
 pub const CUDA_CAPS: Caps = Caps::CUDA;
 
-const PROFILES: [(&str, &str); 7] = [
+const PROFILES: [(&str, &str); 9] = [
     ("h100-sxm", include_str!("profiles/h100-sxm.toml")),
     ("h200", include_str!("profiles/h200.toml")),
     ("a100-80gb", include_str!("profiles/a100-80gb.toml")),
@@ -21,6 +21,8 @@ const PROFILES: [(&str, &str); 7] = [
     ("gb200", include_str!("profiles/gb200.toml")),
     ("jeanzay-h100", include_str!("profiles/jeanzay-h100.toml")),
     ("jeanzay-a100", include_str!("profiles/jeanzay-a100.toml")),
+    ("leonardo", include_str!("profiles/leonardo.toml")),
+    ("mn5", include_str!("profiles/mn5.toml")),
 ];
 
 /// Beginnings of the names of ops whose FLOPs are matrix products.

@@ -165,7 +165,9 @@ impl JobFolder {
 pub fn keep_failure_report(run_dir: &Path, text: &str) {
     let jobs = run_dir.join("jobs");
     let Ok(entries) = fs::read_dir(&jobs) else { return };
-    let newest = entries.flatten().map(|entry| entry.file_name()).max();
+    // Scripts and logs of Slurm's jobs lie there too.
+    let folders = entries.flatten().filter(|entry| entry.path().is_dir());
+    let newest = folders.map(|entry| entry.file_name()).max();
     if let Some(newest) = newest {
         let _ = Access::umask().write_atomic(&jobs.join(newest).join("failure.txt"), text.as_bytes());
     }
@@ -228,5 +230,18 @@ mod tests {
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(value["pid"], std::process::id());
         assert!(folder.jobs().join("0001-123/rank0.log").is_file());
+    }
+
+    #[test]
+    fn a_failure_is_told_in_the_newest_folder_beside_scripts_and_logs() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = RunFolder::open(root.path(), None).unwrap();
+        let process = ProcessDescription::default();
+        folder.next_job("7", &process).unwrap();
+        fs::write(folder.jobs().join("slurm-7.log"), "").unwrap();
+        fs::write(folder.jobs().join("submit-2026.sbatch"), "").unwrap();
+        keep_failure_report(root.path(), "why");
+        assert_eq!(fs::read_to_string(folder.jobs().join("0001-7/failure.txt")).unwrap(), "why");
+        assert_eq!(folder.next_job("8", &process).unwrap().dir().file_name().unwrap(), "0002-8");
     }
 }

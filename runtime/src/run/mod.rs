@@ -4,6 +4,7 @@
 //! ```text
 //! RUN/  run.toml resolved.toml lineage.json status.json metrics.jsonl tb/ checkpoints/ LOCK
 //! RUN/jobs/<n>-<job id>/  environment.json hosts.json rank0.log
+//! RUN/jobs/submit-<time>.sbatch, slurm-<job id>.log  what Slurm was given, and its log
 //! ```
 
 pub mod folder;

@@ -25,22 +25,23 @@ use crate::{cli, device, env, output};
 const SHOWN: usize = 10;
 
 /// Everything that is known of a run before it starts.
-struct Report {
-    config: Config,
-    plan: Plan,
-    storage: Storage,
+pub(super) struct Report {
+    pub(super) config: Config,
+    pub(super) plan: Plan,
+    pub(super) storage: Storage,
     /// Only with a profile.
-    prediction: Option<Prediction>,
+    pub(super) prediction: Option<Prediction>,
 }
 
-struct Prediction {
-    machine: Machine,
+/// What a profile adds.
+pub(super) struct Prediction {
+    pub(super) machine: Machine,
     outside_bytes: u64,
-    estimate: Estimate,
+    pub(super) estimate: Estimate,
 }
 
 impl Prediction {
-    fn needed_bytes(&self, plan: &Plan) -> u64 {
+    pub(super) fn needed_bytes(&self, plan: &Plan) -> u64 {
         plan.arena_bytes as u64 + self.outside_bytes
     }
 }
@@ -76,7 +77,8 @@ fn ranks(arguments: &cli::Plan, machine: Option<&Machine>) -> Result<Ranks> {
 }
 
 impl Report {
-    fn new(config: Config, machine: Option<Machine>) -> Result<Report> {
+    /// Runs the step without data.
+    pub(super) fn new(config: Config, machine: Option<Machine>) -> Result<Report> {
         let model = Transformer::sharded(config.model.clone(), sharding(&config, 0).tp());
         let step = step_config(&config, &model, 0);
         // A profile is one of GPUs, whatever the run file computes on.

@@ -1,0 +1,13 @@
+//! Jobs of Slurm: what a machine wants in its scripts, and the script of a run.
+//!
+//! - [`profile`]: the machines, from `launch/profiles/*.toml`; [`walltime`]: time limits as Slurm writes
+//!   them;
+//! - [`script`]: a job as text, by [`template`] and `launch/templates/job.sbatch`; [`sbatch`]: hands it in.
+//!
+//! What a user asked for meets the profile in `commands/submit`.
+
+pub mod profile;
+pub mod sbatch;
+pub mod script;
+mod template;
+pub mod walltime;
