@@ -1,7 +1,6 @@
 //! Every wait of every call, forgotten in turn: some stream that is late, or early, must show it.
 
-use std::sync::Barrier;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,7 +14,7 @@ use tisserand_kernels::cuda::{Arg, LaunchConfig};
 use tisserand_kernels::testing::upload;
 use tisserand_kernels::{Block, Class, Context, Cuda, DType, Device, Result, Storage};
 
-use crate::{COMPLETIONS, device, on_ranks};
+use crate::{device, on_ranks};
 
 /// A driver that forgets one wait.
 #[derive(Clone)]
@@ -124,13 +123,12 @@ impl Moments for Forgetful {
 /// A call of every kind that all ranks make.
 pub(crate) fn collectives() -> [Call; 5] {
     let sum = ReduceOp::Sum;
-    let root = 0;
     [
         Call::AllReduce(sum),
         Call::ReduceScatter(sum),
         Call::AllGather,
         Call::AllToAll,
-        Call::Broadcast { root },
+        Call::Broadcast { root: 0 },
     ]
 }
 
@@ -149,6 +147,21 @@ pub(crate) fn message<D: Device>(world: &mut dyn Communicator<D>, block: Block<D
         drop(world.run(call, block).unwrap());
     }
 }
+
+/// When streams do their work: those of the rank that forgets, and those of the others. Where one stream that waits makes
+/// all others hurry, it covers up for those that do not wait.
+const SETTINGS: [[Completion; 2]; 6] = [
+    [Completion::Late, Completion::Late],
+    [OWN_LATE, Completion::Late],
+    [OWN_EARLY, Completion::Late],
+    [Completion::Early, Completion::Late],
+    [Completion::Late, OWN_LATE],
+    [Completion::Late, Completion::Early],
+];
+
+/// The first stream of a device, its rank's own, is late, and that of its communicator early.
+const OWN_LATE: Completion = Completion::Mixed(!1);
+const OWN_EARLY: Completion = Completion::Mixed(1);
 
 /// The call that a rank makes.
 type Calls = fn(Call, usize, usize) -> Option<Call>;
@@ -187,14 +200,15 @@ fn got(
 fn run(
     call: Call,
     calls: Calls,
-    completion: Completion,
     size: usize,
-    forgotten: [usize; 3],
+    [who, handle, wait]: [usize; 3],
+    [own, other]: [Completion; 2],
     last_reads_first: bool,
 ) -> (std::result::Result<Vec<Vec<f32>>, String>, bool) {
-    let [who, handle, wait] = forgotten;
-    let nothing = [usize::MAX; 2];
-    let driver = |rank| Forgetful::new(completion, if rank == who { [handle, wait] } else { nothing });
+    let driver = |rank| match rank == who {
+        true => Forgetful::new(own, [handle, wait]),
+        false => Forgetful::new(other, NOTHING),
+    };
     let drivers: Vec<_> = (0..size).map(driver).collect();
     let barrier = Barrier::new(size);
     let results = on_ranks(drivers.clone(), 1 << 16, Overlap::Background, |world, ctx, _| {
@@ -214,14 +228,16 @@ fn run(
     (results.into_iter().collect(), has_forgotten)
 }
 
+/// No handle, no wait.
+const NOTHING: [usize; 2] = [usize::MAX; 2];
+
 /// Forgets the waits of a call one by one; returns how many there are.
 fn forget_each(call: Call, calls: Calls, size: usize) -> usize {
-    let settings = || COMPLETIONS.into_iter().flat_map(|completion| [(completion, false), (completion, true)]);
+    let settings = || SETTINGS.into_iter().flat_map(|setting| [(setting, false), (setting, true)]);
     let tried = |forgotten| {
-        settings().map(move |(completion, order)| run(call, calls, completion, size, forgotten, order))
+        settings().map(move |(setting, order)| run(call, calls, size, forgotten, setting, order))
     };
-    let nothing = [usize::MAX; 3];
-    let mut right = tried(nothing).map(|(got, _)| got.unwrap());
+    let mut right = tried([0, NOTHING[0], NOTHING[1]]).map(|(got, _)| got.unwrap());
     let right = {
         let first = right.next().unwrap();
         assert!(right.all(|got| same(call, size, &got, &first)), "{call:?} depends on streams");
