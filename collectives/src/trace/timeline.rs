@@ -114,3 +114,34 @@ impl<D: Storage> Settle for Timeline<D> {
         }
     }
 }
+
+#[cfg(all(test, feature = "emulator"))]
+mod tests {
+    use tisserand_kernels::Cuda;
+    use tisserand_kernels::cuda::driver::emulated::{Completion, Emulated, Settings};
+
+    use super::*;
+
+    #[test]
+    fn intervals_wait_for_the_device_and_take_no_more_room_than_before() {
+        let settings = Settings { completion: Completion::Late, ..Settings::default() };
+        let (trace, device) = (Trace::default(), Cuda::new(Emulated::new(settings)));
+        let timeline = Timeline::new(&trace, &device);
+        trace.reserve(200);
+        trace.record(true);
+        let mut rooms = Vec::new();
+        for _ in 0..20 {
+            for _ in 0..10 {
+                let begin = timeline.begin_action().unwrap();
+                timeline.end_action(begin, "forward", None, None).unwrap();
+            }
+            assert_eq!(lock(&timeline.open).len(), 10);
+            device.synchronize().unwrap();
+            trace.settle();
+            assert!(lock(&timeline.open).is_empty());
+            rooms.push(lock(&timeline.open).capacity());
+        }
+        assert!(rooms.iter().all(|room| *room == rooms[0]), "{rooms:?}");
+        assert_eq!(trace.take().events.len(), 200);
+    }
+}
