@@ -24,8 +24,7 @@ fn train(spread: Spread) -> Vec<Duration> {
         let settings = Settings { completion: Completion::Late, ..Settings::default() };
         let (driver, progress) = (Emulated::new(settings), Progress::default());
         let device = Cuda::new(driver.clone());
-        let (mut engine, _) =
-            mesh::engine(&config, &weights, spread, rank, device, progress.clone(), seats);
+        let (mut engine, _) = mesh::engine(&config, &weights, spread, rank, device, progress.clone(), seats);
         engine.scalars().unwrap();
         progress.trace().take_waited();
         let before = driver.host_waits();

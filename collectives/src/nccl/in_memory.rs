@@ -116,9 +116,8 @@ impl<D: Device> UnderWay<D> for Ticket<D> {
     fn join(self: Box<Self>) -> Result<Buffers<D>, CommError> {
         let Outcome { buffers, changed } = &*self.outcome;
         let buffers = buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut buffers = changed
-            .wait_while(buffers, |buffers| buffers.is_none())
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut buffers =
+            changed.wait_while(buffers, |buffers| buffers.is_none()).unwrap_or_else(PoisonError::into_inner);
         let (buffers, done) = buffers.take().expect("just waited for")?;
         self.compute.wait(&done)?;
         Ok(buffers)

@@ -232,8 +232,7 @@ fn recv<D: Device>(place: &Place<'_, D>, from: usize, mut block: Block<D>) -> Re
         return Err(group.end(error));
     }
     let len = block.len();
-    let copied =
-        device.wait(&ready).and_then(|()| device.copy(sent.view([len]), block.view_mut([len])));
+    let copied = device.wait(&ready).and_then(|()| device.copy(sent.view([len]), block.view_mut([len])));
     completion.complete(device, sent);
     copied?;
     Ok(block)

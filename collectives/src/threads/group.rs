@@ -167,7 +167,8 @@ impl<D: Device> Group<D> {
         })?;
         self.meet(visit, |meeting| {
             let (lent, handed) = (meeting.lent.clone(), std::mem::take(&mut meeting.handed[me]));
-            let is_there = |rank: &usize| lent[*rank].is_some() || handed.get(*rank).is_some_and(Option::is_some);
+            let is_there =
+                |rank: &usize| lent[*rank].is_some() || handed.get(*rank).is_some_and(Option::is_some);
             let givers = (0..self.size()).filter(|rank| *rank != me && is_there(rank));
             let ready = givers.filter_map(|rank| meeting.guests[rank].ready.clone()).collect();
             Traded { lent, handed, ready }

@@ -49,7 +49,8 @@ impl<'a, D: Device> Place<'a, D> {
         lent: Option<Arc<Block<D>>>,
         parts: Parts<D>,
     ) -> Result<(Lent<D>, Parts<D>, Held<'a, D>), CommError> {
-        let Traded { lent, handed, ready } = self.group.trade(&self.visit, self.ready.clone(), lent, parts)?;
+        let Traded { lent, handed, ready } =
+            self.group.trade(&self.visit, self.ready.clone(), lent, parts)?;
         let held = Held { device: self.device, is_settled: false };
         ready.iter().try_for_each(|event| self.device.wait(event))?;
         Ok((lent, handed, held))

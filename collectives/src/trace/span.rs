@@ -111,7 +111,8 @@ impl<D: Storage> Span<D> {
     pub(crate) fn waiting<R>(&self, wait: impl FnOnce(&D) -> Result<R, CommError>) -> Result<R, CommError> {
         let compute = self.compute();
         // What the caller has carried out was a wait from its begin to its end.
-        let is_noted = self.carried_out == CarriedOut::InTheBackground && (self.is_kept || self.counts_waits());
+        let is_noted =
+            self.carried_out == CarriedOut::InTheBackground && (self.is_kept || self.counts_waits());
         let begin = is_noted.then(|| compute.moment()).transpose()?;
         let waited = wait(compute)?;
         if let Some(begin) = begin {

@@ -1,7 +1,7 @@
 //! Every wait of every call, forgotten in turn: some stream that is late, or early, must show it.
 
-use std::sync::{Arc, Barrier};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use tisserand_collectives::threads::Overlap;
@@ -234,9 +234,8 @@ const NOTHING: [usize; 2] = [usize::MAX; 2];
 /// Forgets the waits of a call one by one; returns how many there are.
 fn forget_each(call: Call, calls: Calls, size: usize) -> usize {
     let settings = || SETTINGS.into_iter().flat_map(|setting| [(setting, false), (setting, true)]);
-    let tried = |forgotten| {
-        settings().map(move |(setting, order)| run(call, calls, size, forgotten, setting, order))
-    };
+    let tried =
+        |forgotten| settings().map(move |(setting, order)| run(call, calls, size, forgotten, setting, order));
     let mut right = tried([0, NOTHING[0], NOTHING[1]]).map(|(got, _)| got.unwrap());
     let right = {
         let first = right.next().unwrap();
@@ -254,7 +253,10 @@ fn forget_each(call: Call, calls: Calls, size: usize) -> usize {
             if !is_there && !shows {
                 break;
             }
-            assert!(shows, "{call:?} of {size} ranks: wait {wait} of handle {handle} of rank {rank} is not needed");
+            assert!(
+                shows,
+                "{call:?} of {size} ranks: wait {wait} of handle {handle} of rank {rank} is not needed"
+            );
             count += 1;
         }
     }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use tisserand_collectives::threads::Overlap;
 use tisserand_collectives::trace::What;
 use tisserand_collectives::{Call, Communicator};
+use tisserand_kernels::Storage;
 use tisserand_kernels::cuda::driver::emulated::Completion;
 use tisserand_kernels::testing::upload;
-use tisserand_kernels::Storage;
 
 use crate::{device, on_ranks};
 
@@ -39,7 +39,10 @@ fn a_wait_lasts_until_the_slowest_rank_has_come() {
             let wait = kept.events.iter().find(is_wait).unwrap();
             assert_eq!(wait.end - wait.begin, waited);
             if world.rank() == 0 {
-                assert!(waited >= DELAY / 2 && waited < 10 * DELAY, "{completion:?}, {overlap:?}: {waited:?}");
+                assert!(
+                    waited >= DELAY / 2 && waited < 10 * DELAY,
+                    "{completion:?}, {overlap:?}: {waited:?}"
+                );
             }
         });
     }

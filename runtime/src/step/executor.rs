@@ -123,7 +123,8 @@ impl<D: Device> Executor<D> {
         ctx.device.zero(scalars.view_mut([step_scalars::WORDS]))?;
         let losses = ctx.arena.block(Class::Constants, DType::F32, 2 * micro_steps)?;
         let actions = schedule::train_step(&network.model, &sharding, micro_steps);
-        let (flight, notes) = (InFlight::new(&network.model), Notes::new(&network.model, &network.ctx.device, progress));
+        let (flight, notes) =
+            (InFlight::new(&network.model), Notes::new(&network.model, &network.ctx.device, progress));
         Ok(Executor {
             network,
             gradients,

@@ -17,10 +17,16 @@ fn context(completion: Completion) -> Context<Cuda<Emulated>> {
 fn calls_conform_whenever_streams_do_their_work() {
     // The first stream is the rank's own; those behind it are of communicators.
     for completion in [Completion::Late, Completion::Mixed(0b01), Completion::Mixed(!1)] {
-        on_ranks_with(|_| context(completion), 2, Sums::Tree, PATIENCE, |world, ctx, _| {
-            let mut world = world.split("world", 0, world.rank()).unwrap();
-            conformance::all(&mut Rank { world: &mut *world, ctx }, |_| ());
-        });
+        on_ranks_with(
+            |_| context(completion),
+            2,
+            Sums::Tree,
+            PATIENCE,
+            |world, ctx, _| {
+                let mut world = world.split("world", 0, world.rank()).unwrap();
+                conformance::all(&mut Rank { world: &mut *world, ctx }, |_| ());
+            },
+        );
     }
 }
 
@@ -28,23 +34,29 @@ fn calls_conform_whenever_streams_do_their_work() {
 fn streams_wait_for_the_slowest_rank_and_hosts_for_none() {
     const DELAY: Duration = Duration::from_millis(800);
     for sums in [Sums::Tree, Sums::Library] {
-        on_ranks_with(|_| context(Completion::Late), 2, sums, PATIENCE, |world, ctx, control| {
-            let mut pair = world.split("dp_shard", 0, world.rank()).unwrap();
-            let trace = control.progress().trace();
-            trace.reserve(2);
-            trace.record(true);
-            let block = upload(&ctx, &[1.0_f32; 8]);
-            if control.rank() == 1 {
-                ctx.device.driver().stall(DELAY).unwrap();
-            }
-            let block = pair.run(Call::AllReduce(ReduceOp::Sum), block).unwrap();
-            assert_eq!(ctx.device.driver().host_waits(), HostWaits::default());
-            ctx.device.synchronize().unwrap();
-            drop(block);
-            let waited = trace.take_waited();
-            assert!(control.rank() == 1 || waited >= DELAY / 2 && waited < 10 * DELAY, "{waited:?}");
-            let kept = trace.take();
-            assert_eq!((kept.events.len(), kept.lost), (2, 0));
-        });
+        on_ranks_with(
+            |_| context(Completion::Late),
+            2,
+            sums,
+            PATIENCE,
+            |world, ctx, control| {
+                let mut pair = world.split("dp_shard", 0, world.rank()).unwrap();
+                let trace = control.progress().trace();
+                trace.reserve(2);
+                trace.record(true);
+                let block = upload(&ctx, &[1.0_f32; 8]);
+                if control.rank() == 1 {
+                    ctx.device.driver().stall(DELAY).unwrap();
+                }
+                let block = pair.run(Call::AllReduce(ReduceOp::Sum), block).unwrap();
+                assert_eq!(ctx.device.driver().host_waits(), HostWaits::default());
+                ctx.device.synchronize().unwrap();
+                drop(block);
+                let waited = trace.take_waited();
+                assert!(control.rank() == 1 || waited >= DELAY / 2 && waited < 10 * DELAY, "{waited:?}");
+                let kept = trace.take();
+                assert_eq!((kept.events.len(), kept.lost), (2, 0));
+            },
+        );
     }
 }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 
-/// What a [`Driver`](super::Driver) knows of time. A moment is whoever's made it: unlike an event, it is not used
-/// again for another point before it is dropped.
+/// What a [`Driver`](super::Driver) knows of time. A moment belongs to whoever made it: unlike an event, it is not
+/// used again for another point before it is dropped.
 pub trait Moments {
     /// A point in a stream's work, with its time.
     type Moment: Send + Sync + 'static;

@@ -31,10 +31,8 @@ pub(super) struct Times {
     context: Arc<Context>,
 }
 
-/// A moment of the GPU's by the host's clock.
+/// A point of the GPU's time by the host's clock.
 struct Clock {
-    /// Where nothing else is queued.
-    stream: Stream,
     event: Event,
     at: Instant,
 }
@@ -103,7 +101,7 @@ impl Clock {
                 event.synchronize()?;
             }
         }
-        Ok(Clock { stream, event, at: Instant::now() })
+        Ok(Clock { event, at: Instant::now() })
     }
 }
 
@@ -112,12 +110,13 @@ fn elapsed_time() -> Result<ElapsedTime> {
     const CUDA_12_4: i32 = 12_040;
     let (name, mut address) = (c"cuEventElapsedTime", std::ptr::null_mut::<c_void>());
     // SAFETY: the name ends with a zero; the driver writes one address, and the reason of a failure nowhere.
-    let answer = unsafe {
-        sys::cuGetProcAddress_v2(name.as_ptr(), &mut address, CUDA_12_4, 0, std::ptr::null_mut())
-    };
+    let answer =
+        unsafe { sys::cuGetProcAddress_v2(name.as_ptr(), &mut address, CUDA_12_4, 0, std::ptr::null_mut()) };
     check("cuGetProcAddress of cuEventElapsedTime", answer)?;
     if address.is_null() {
-        return Err(KernelError::Device("the driver has no cuEventElapsedTime; hint: install a newer one".into()));
+        return Err(KernelError::Device(
+            "the driver has no cuEventElapsedTime; hint: install a newer one".into(),
+        ));
     }
     // SAFETY: not null, and the address of the function of this name in CUDA 12.4, whose signature this is.
     Ok(unsafe { std::mem::transmute::<*mut c_void, ElapsedTime>(address) })
