@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use tisserand_kernels::{Block, Class, Context, Device};
+use tisserand_kernels::{Block, Class, Context, Device, Storage};
 
 use super::communicator::note_end;
 use super::fabric::{Buffers, Ended, Fabric, Job, Line, Place, UnderWay, follow};
@@ -50,9 +50,11 @@ struct InMemoryLine<D: Device> {
 /// A job, and where its end is told.
 type Given<D> = (Job<D>, Arc<Outcome<D>>);
 
+/// The memory of a job, with the point behind which it may be used.
+type Carried<D> = Result<(Buffers<D>, <D as Storage>::Event), CommError>;
+
 struct Outcome<D: Device> {
-    /// With the point behind which they may be used.
-    buffers: Mutex<Option<Result<(Buffers<D>, D::Event), CommError>>>,
+    buffers: Mutex<Option<Carried<D>>>,
     changed: Condvar,
 }
 

@@ -96,7 +96,8 @@ fn reduce<D: Device>(
     let (me, n, device) = (place.rank(), place.size(), place.device);
     let mut parts = cut(block, n);
     let mut own = parts[me].take().expect("just cut");
-    let (_, mut others, held) = place.trade(None, parts)?;
+    let mut held = place.trade(None, parts)?;
+    let others = &mut held.handed;
     let piece = match wanted {
         Wanted::Scattered => own.len().max(1),
         Wanted::Everywhere => (PIECE / n).max(1024),
@@ -112,7 +113,7 @@ fn reduce<D: Device>(
             }
         }
     }
-    let (_, mut parts) = place.settle(held, others)?;
+    let (_, mut parts) = place.settle(held)?;
     parts[me] = Some(own);
     Ok(join(parts))
 }
@@ -121,15 +122,14 @@ fn reduce<D: Device>(
 fn gather<D: Device>(place: &Place<'_, D>, block: Block<D>) -> Result<Block<D>, CommError> {
     let (me, n) = (place.rank(), place.size());
     let mut parts = cut(block, n);
-    let (lent, _, held) = place.trade(parts[me].take().map(Arc::new), Vec::new())?;
+    let held = place.trade(parts[me].take().map(Arc::new), Vec::new())?;
     // Each rank begins with its neighbour, so that not all read the same part at once.
     for other in (me + 1..n).chain(0..me) {
-        let (from, to) = (lent[other].as_ref(), parts[other].as_mut());
+        let (from, to) = (held.lent[other].as_ref(), parts[other].as_mut());
         let (from, to) = from.zip(to).expect("every rank lends a part and has room for it");
         place.device.copy(from.view([from.len()]), to.view_mut([from.len()]))?;
     }
-    drop(lent);
-    parts[me] = place.settle(held, Vec::new())?.0;
+    parts[me] = place.settle(held)?.0;
     Ok(join(parts))
 }
 
@@ -138,13 +138,12 @@ fn exchange<D: Device>(place: &Place<'_, D>, mut block: Block<D>) -> Result<Bloc
     let (me, n, half) = (place.rank(), place.size(), block.len() / 2);
     let slice = half / n;
     let mut received = block.split_off(half);
-    let (lent, _, held) = place.trade(Some(Arc::new(block)), Vec::new())?;
+    let held = place.trade(Some(Arc::new(block)), Vec::new())?;
     for other in (me..n).chain(0..me) {
-        let from = lent[other].as_ref().expect("every rank lends its block");
+        let from = held.lent[other].as_ref().expect("every rank lends its block");
         place.device.copy(from.range(me * slice, [slice]), received.range_mut(other * slice, [slice]))?;
     }
-    drop(lent);
-    let mut block = place.settle(held, Vec::new())?.0.expect("what was lent comes back");
+    let mut block = place.settle(held)?.0.expect("what was lent comes back");
     block.append(received);
     Ok(block)
 }
@@ -159,22 +158,20 @@ fn broadcast<D: Device>(
     let (n, len) = (place.size(), block.len());
     let first = len - len / n;
     if place.rank() == root {
-        let (lent, mut tails, held) = place.trade(Some(Arc::new(block)), Vec::new())?;
-        let from = lent[root].as_ref().expect("just lent");
-        for tail in tails.iter_mut().flatten() {
+        let mut held = place.trade(Some(Arc::new(block)), Vec::new())?;
+        let from = held.lent[root].as_ref().expect("just lent");
+        for tail in held.handed.iter_mut().flatten() {
             let len = tail.len();
             place.device.copy(from.range(first, [len]), tail.view_mut([len]))?;
         }
-        drop(lent);
-        return Ok(place.settle(held, tails)?.0.expect("what was lent comes back"));
+        return Ok(place.settle(held)?.0.expect("what was lent comes back"));
     }
     let mut parts: Parts<D> = (0..n).map(|_| None).collect();
     parts[root] = Some(block.split_off(first));
-    let (lent, _, held) = place.trade(None, parts)?;
-    let from = lent[root].as_ref().expect("the root lends its block");
+    let held = place.trade(None, parts)?;
+    let from = held.lent[root].as_ref().expect("the root lends its block");
     place.device.copy(from.range(0, [first]), block.view_mut([first]))?;
-    drop(lent);
-    let (_, mut parts) = place.settle(held, Vec::new())?;
+    let (_, mut parts) = place.settle(held)?;
     block.append(parts[root].take().expect("the root gives back what it has filled"));
     Ok(block)
 }

@@ -17,9 +17,13 @@ pub(super) struct Place<'a, D: Device> {
     pub(super) ready: D::Event,
 }
 
-/// Other ranks' parts in this one's hands. What is queued on them must be done before they can go to an arena, which
-/// only their owners' devices know how to wait for: if the call fails before they are given back, the host waits.
+/// Other ranks' parts in this one's hands, by rank. What is queued on them must be done before they can go to an arena,
+/// which only their owners' devices know how to wait for: if the call fails before they are given back, the host waits.
 pub(super) struct Held<'a, D: Device> {
+    /// To be read.
+    pub(super) lent: Lent<D>,
+    /// To be written.
+    pub(super) handed: Parts<D>,
     device: &'a D,
     is_settled: bool,
 }
@@ -48,23 +52,20 @@ impl<'a, D: Device> Place<'a, D> {
         &self,
         lent: Option<Arc<Block<D>>>,
         parts: Parts<D>,
-    ) -> Result<(Lent<D>, Parts<D>, Held<'a, D>), CommError> {
+    ) -> Result<Held<'a, D>, CommError> {
         let Traded { lent, handed, ready } =
             self.group.trade(&self.visit, self.ready.clone(), lent, parts)?;
-        let held = Held { device: self.device, is_settled: false };
+        let held = Held { lent, handed, device: self.device, is_settled: false };
         ready.iter().try_for_each(|event| self.device.wait(event))?;
-        Ok((lent, handed, held))
+        Ok(held)
     }
 
-    /// Gives back what [`Place::trade`] returned, behind what the device was given (of what is lent, every clone is
-    /// gone), and takes this rank's own, which is nobody else's for what the device is given from now on: what it lent,
-    /// and what it handed, by who had it.
-    pub(super) fn settle(
-        &self,
-        mut held: Held<'a, D>,
-        parts: Parts<D>,
-    ) -> Result<(Option<Block<D>>, Parts<D>), CommError> {
-        let own = self.group.settle(&self.visit, self.device.event()?, parts)?;
+    /// Gives back what [`Place::trade`] returned, behind what the device was given, and takes this rank's own, which is
+    /// nobody else's for what the device is given from now on: what it lent, and what it handed, by who had it.
+    pub(super) fn settle(&self, mut held: Held<'a, D>) -> Result<(Option<Block<D>>, Parts<D>), CommError> {
+        let done = self.device.event()?;
+        held.lent.clear();
+        let own = self.group.settle(&self.visit, done, std::mem::take(&mut held.handed))?;
         let Settled { lent, handed, done } = own;
         done.iter().try_for_each(|event| self.device.wait(event))?;
         held.is_settled = true;
