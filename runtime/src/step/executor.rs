@@ -218,8 +218,7 @@ impl<D: Device> Executor<D> {
     pub(super) fn act(&mut self, action: Action, micro_batches: &[MicroBatch]) -> Result<()> {
         let begin = self.notes.begin(action)?;
         self.run(action, micro_batches)?;
-        self.notes.end(action, begin)?;
-        Ok(())
+        self.notes.end(action, begin)
     }
 
     fn run(&mut self, action: Action, micro_batches: &[MicroBatch]) -> Result<()> {
