@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use tisserand_collectives::threads::Overlap;
 use tisserand_collectives::{Call, CommError, Communicator, ReduceOp};
 use tisserand_kernels::cuda::driver::emulated::{
-    Completion, Emulated, EmulatedEvent, EmulatedMemory, EmulatedMoment,
+    Completion, Emulated, EmulatedEvent, EmulatedGraph, EmulatedMemory, EmulatedMoment,
 };
 use tisserand_kernels::cuda::driver::{Driver, Moments, Span};
 use tisserand_kernels::cuda::{Arg, LaunchConfig};
 use tisserand_kernels::testing::upload;
-use tisserand_kernels::{Block, Class, Context, Cuda, DType, Device, Result, Storage};
+use tisserand_kernels::{Block, Class, Context, Cuda, DType, Device, KernelError, Result, Storage};
 
 use crate::{device, on_ranks};
 
@@ -47,6 +47,7 @@ impl Forgetful {
 impl Driver for Forgetful {
     type Memory = EmulatedMemory;
     type Event = EmulatedEvent;
+    type Graph = EmulatedGraph;
 
     fn allocate(&self, bytes: usize) -> Result<EmulatedMemory> {
         self.driver.allocate(bytes)
@@ -101,6 +102,17 @@ impl Driver for Forgetful {
     fn fork(&self) -> Result<Self> {
         let (driver, memory) = (self.driver.fork()?, Arc::clone(&self.memory));
         Ok(Forgetful { driver, handle: self.handle + 1, memory })
+    }
+
+    fn capture<E: From<KernelError>>(
+        &self,
+        work: impl FnOnce() -> std::result::Result<(), E>,
+    ) -> std::result::Result<EmulatedGraph, E> {
+        self.driver.capture(work)
+    }
+
+    fn replay(&self, graph: &EmulatedGraph) -> Result<()> {
+        self.driver.replay(graph)
     }
 }
 
