@@ -188,8 +188,10 @@ impl<D: Device> Group<D> {
         let meeting = state.meeting(visit.meeting, self.size());
         meeting.served += 1;
         meeting.guests[me].done = Some(done);
-        for (owner, part) in parts.into_iter().enumerate() {
-            meeting.awaited[owner] -= usize::from(part.is_some());
+        // Who has handed nothing to this rank may have left already.
+        let parts = parts.into_iter().enumerate().filter(|(_, part)| part.is_some());
+        for (owner, part) in parts {
+            meeting.awaited[owner] -= 1;
             meeting.returned[owner][me] = part;
         }
         self.changed.notify_all();
