@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use tisserand_kernels::{Block, Storage};
+use tisserand_kernels::{Block, KernelError, Storage};
 
 use crate::CommError;
 use crate::trace::Span;
@@ -15,9 +15,9 @@ pub struct Pending<D: Storage> {
 
 enum State<D: Storage> {
     Done(Block<D>),
-    Imagined { ended: Ended<D>, on_wait: Option<Box<dyn FnOnce() + Send>> },
+    Imagined { block: Block<D>, workspace: Option<Block<D>>, on_wait: Option<Box<dyn FnOnce() + Send>> },
     UnderWay(Arc<Shared<D>>),
-    Queued(Box<dyn Queued<D>>),
+    Queued(Span<D>, Box<dyn Queued<D>>),
 }
 
 /// A collective that the waiting thread may have to do something for.
@@ -35,14 +35,15 @@ pub trait Queued<D: Storage>: Send {
 struct Shared<D: Storage> {
     result: Mutex<Option<Result<Ended<D>, CommError>>>,
     changed: Condvar,
-    /// Its place in the trace, where it has one.
-    span: Option<Span>,
+    span: Span<D>,
 }
 
-/// What comes back: the block, and the workspace, which the waiting thread returns to the arena.
+/// What comes back: the block, and the workspace, which the waiting thread returns to the arena; both of use to the
+/// rank's handle once it stands behind the event.
 struct Ended<D: Storage> {
     block: Block<D>,
     workspace: Option<Block<D>>,
+    event: D::Event,
 }
 
 impl<D: Storage> Shared<D> {
@@ -62,9 +63,23 @@ impl<D: Storage> Shared<D> {
     }
 }
 
+impl<D: Storage> Drop for Shared<D> {
+    /// Blocks that nobody has waited for go back to the arena behind the collective, too; if that cannot be, they are
+    /// given up.
+    fn drop(&mut self) {
+        if let Some(Ok(ended)) = self.result().take()
+            && self.span.compute().wait(&ended.event).is_err()
+        {
+            std::mem::forget(ended);
+        }
+    }
+}
+
 /// The other end of a [`Pending`]: whoever carries the collective out.
 pub struct Completion<D: Storage> {
     shared: Arc<Shared<D>>,
+    /// When it began, if that is asked for.
+    begun: Option<D::Moment>,
 }
 
 impl<D: Storage> Pending<D> {
@@ -79,27 +94,19 @@ impl<D: Storage> Pending<D> {
         workspace: Option<Block<D>>,
         on_wait: Option<Box<dyn FnOnce() + Send>>,
     ) -> Self {
-        Pending { state: State::Imagined { ended: Ended { block, workspace }, on_wait } }
+        Pending { state: State::Imagined { block, workspace, on_wait } }
     }
 
     /// A collective of which `queued` knows more.
-    pub fn queued(queued: Box<dyn Queued<D>>) -> Self {
-        Pending { state: State::Queued(queued) }
-    }
-
-    /// A collective that another thread carries out, and that no trace shows.
-    pub fn under_way() -> (Completion<D>, Self) {
-        Self::with(None)
+    pub fn queued(span: Span<D>, queued: Box<dyn Queued<D>>) -> Self {
+        Pending { state: State::Queued(span, queued) }
     }
 
     /// A collective that another thread carries out.
-    pub fn traced(span: Span) -> (Completion<D>, Self) {
-        Self::with(Some(span))
-    }
-
-    fn with(span: Option<Span>) -> (Completion<D>, Self) {
+    pub fn under_way(span: Span<D>) -> (Completion<D>, Self) {
         let shared = Arc::new(Shared { result: Mutex::new(None), changed: Condvar::new(), span });
-        (Completion { shared: Arc::clone(&shared) }, Pending { state: State::UnderWay(shared) })
+        let completion = Completion { shared: Arc::clone(&shared), begun: None };
+        (completion, Pending { state: State::UnderWay(shared) })
     }
 
     /// Whether `wait` would return at once.
@@ -107,7 +114,7 @@ impl<D: Storage> Pending<D> {
         match &self.state {
             State::Done(_) | State::Imagined { .. } => true,
             State::UnderWay(shared) => shared.result().is_some(),
-            State::Queued(queued) => queued.is_done(),
+            State::Queued(_, queued) => queued.is_done(),
         }
     }
 
@@ -119,43 +126,63 @@ impl<D: Storage> Pending<D> {
     pub fn wait(self) -> Result<Block<D>, CommError> {
         match self.state {
             State::Done(block) => Ok(block),
-            State::Imagined { ended, on_wait } => {
+            State::Imagined { block, workspace, on_wait } => {
                 if let Some(on_wait) = on_wait {
                     on_wait();
                 }
-                Ok(ended.block)
-            }
-            State::UnderWay(shared) => {
-                let begin = shared.span.as_ref().and_then(Span::begin_wait);
-                let ended = shared.wait();
-                if let Some(span) = &shared.span {
-                    span.end_wait(begin);
-                }
-                let Ended { block, workspace } = ended?;
                 drop(workspace);
                 Ok(block)
             }
-            State::Queued(queued) => queued.wait(),
+            State::UnderWay(shared) => shared.span.waiting(|compute| {
+                let Ended { block, workspace, event } = shared.wait()?;
+                // Else neither may be used, nor go back to the arena.
+                if let Err(error) = compute.wait(&event) {
+                    std::mem::forget((block, workspace));
+                    return Err(error.into());
+                }
+                drop(workspace);
+                Ok(block)
+            }),
+            State::Queued(span, queued) => span.waiting(|_| queued.wait()),
         }
     }
 }
 
 impl<D: Storage> Completion<D> {
-    /// Ends the collective.
-    pub fn complete(self, result: Result<Block<D>, CommError>) {
-        self.end(result.map(|block| Ended { block, workspace: None }));
+    /// The collective begins with what is queued on `device` from now on.
+    ///
+    /// # Errors
+    /// The device has failed.
+    pub fn begin(&mut self, device: &D) -> Result<(), KernelError> {
+        self.begun = self.shared.span.begin(device)?;
+        Ok(())
     }
 
-    /// Ends the collective; `wait` gives the workspace back to the arena, so that this happens where the
-    /// schedule says and not when the collective happens to end.
-    pub fn complete_with(self, block: Block<D>, workspace: Option<Block<D>>) {
-        self.end(Ok(Ended { block, workspace }));
+    /// Ends the collective with what has been queued on `device`.
+    pub fn complete(self, device: &D, block: Block<D>) {
+        self.complete_with(device, block, None);
+    }
+
+    /// Ends the collective with what has been queued on `device`; `wait` gives the workspace back to the arena, so that
+    /// this happens where the schedule says and not when the collective happens to end.
+    pub fn complete_with(mut self, device: &D, block: Block<D>, workspace: Option<Block<D>>) {
+        let begun = self.begun.take();
+        let event = self.shared.span.end(device, begun).and_then(|()| device.event());
+        match event {
+            Ok(event) => self.end(Ok(Ended { block, workspace, event })),
+            Err(error) => {
+                std::mem::forget((block, workspace));
+                self.end(Err(error.into()));
+            }
+        }
+    }
+
+    /// The collective does not end well.
+    pub fn fail(self, error: CommError) {
+        self.end(Err(error));
     }
 
     fn end(self, result: Result<Ended<D>, CommError>) {
-        if let Some(span) = &self.shared.span {
-            span.ended();
-        }
         *self.shared.result() = Some(result);
         self.shared.changed.notify_all();
     }
@@ -177,6 +204,8 @@ impl<D: Storage> Drop for Completion<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Collective;
+    use crate::trace::{CarriedOut, Stream, Trace};
     use tisserand_kernels::{Class, Context, Cpu, DType};
 
     #[test]
@@ -184,8 +213,12 @@ mod tests {
         let ctx = Context::new(Cpu::new(1).unwrap(), 1 << 12).unwrap();
         let block = ctx.arena.block(Class::Gradients, DType::F32, 64).unwrap();
         let workspace = block.sibling(Class::Communication, DType::F32, 64).unwrap();
-        let (completion, pending) = Pending::under_way();
-        std::thread::spawn(move || completion.complete_with(block, Some(workspace))).join().unwrap();
+        let stream = Stream::new(&Trace::default(), "dp_shard".into(), &ctx.device);
+        let span = stream.span(Collective::AllGather, 0, 256, None, CarriedOut::InTheBackground);
+        let (completion, pending) = Pending::under_way(span);
+        let device = ctx.device.clone();
+        let complete = move || completion.complete_with(&device, block, Some(workspace));
+        std::thread::spawn(complete).join().unwrap();
         assert!(pending.is_done());
         assert_eq!(ctx.arena.usage().of(Class::Communication), 256);
         let _block = pending.wait().unwrap();

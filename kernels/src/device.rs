@@ -1,5 +1,7 @@
 //! What a device is: memory ([`Storage`]) and one trait per op family, gathered in [`Device`].
 
+use std::time::{Duration, Instant};
+
 use crate::ops::{
     AdamwKernels, AttentionKernels, CrossEntropyKernels, ElementwiseKernels, EmbeddingKernels, GemmKernels,
     GradNormKernels, PhiloxKernels, RmsNormKernels, RopeKernels, StepScalarsKernels, SwigluKernels,
@@ -53,6 +55,9 @@ pub trait Storage: Clone + Send + Sync + Sized + 'static {
     /// Work that is queued again as one; see [`Storage::capture`].
     type Graph: Send + Sync + 'static;
 
+    /// A point that remembers when it was reached; see [`Storage::moment`].
+    type Moment: Send + Sync + 'static;
+
     /// What workspace sizes depend on.
     fn caps(&self) -> Caps;
 
@@ -80,6 +85,18 @@ pub trait Storage: Clone + Send + Sync + Sized + 'static {
     /// Lets all work queued on this handle from now on begin after `event`, of any handle to the same memory.
     /// The caller does not wait.
     fn wait(&self, event: &Self::Event) -> Result<()>;
+
+    /// The point behind all work queued on this handle so far, with its time. Dearer than an event, and nobody can
+    /// wait for it.
+    fn moment(&self) -> Result<Self::Moment>;
+
+    /// The time between two moments of handles to the same memory, zero if `to` was the earlier; `None` while one
+    /// of them is not reached. Nobody waits.
+    fn elapsed(&self, from: &Self::Moment, to: &Self::Moment) -> Result<Option<Duration>>;
+
+    /// When a moment was reached, by the host's clock; `None` while it is not. Nobody waits for the handle's work. A
+    /// GPU's clock is compared with the host's first, so that only traces ask for it.
+    fn reached_at(&self, moment: &Self::Moment) -> Result<Option<Instant>>;
 
     /// A handle to the same memory whose work is queued apart from this one's, for collectives: another
     /// stream on a GPU, other threads on the host.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tisserand_collectives::{Audit, Axes, Axis, Mesh, Overlap, Progress, Workspace, threads};
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 use tisserand_kernels::ops::step_scalars::StepScalars;
-use tisserand_kernels::{Context, Cpu, DType};
+use tisserand_kernels::{Context, Cpu, DType, Device};
 use tisserand_runtime::checkpoint::HfFolder;
 use tisserand_runtime::config::Optimizer;
 use tisserand_runtime::data::MicroBatch;
@@ -183,11 +183,10 @@ fn inputs(step: usize, valid_tokens: u64) -> StepScalars {
 pub(crate) fn train(folder: &Path, spread: Spread, steps: usize) -> (Computed, Vec<Seen>) {
     let config = hf_config::read(&folder.join("config.json")).unwrap();
     let weights = HfFolder::open(folder).unwrap();
-    let (world, inner) = (seats(spread), seats(spread));
     let results: Vec<(Computed, Seen)> = std::thread::scope(|scope| {
-        let ranks = world.into_iter().zip(inner).enumerate().map(|(rank, (world, inner))| {
+        let ranks = seats(spread).enumerate().map(|(rank, seats)| {
             let (config, weights) = (&config, &weights);
-            scope.spawn(move || train_rank(config, weights, spread, steps, rank, [world, inner]))
+            scope.spawn(move || train_rank(config, weights, spread, steps, rank, seats))
         });
         let ranks: Vec<_> = ranks.collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
@@ -195,8 +194,51 @@ pub(crate) fn train(folder: &Path, spread: Spread, steps: usize) -> (Computed, V
     assemble(results)
 }
 
-fn seats(spread: Spread) -> Vec<threads::Seat<Cpu>> {
-    threads::seats::<Cpu>(spread.ranks(), Duration::from_secs(60))
+/// Two for each rank.
+pub(crate) fn seats<D: Device>(spread: Spread) -> impl Iterator<Item = [threads::Seat<D>; 2]> {
+    let seats = || threads::seats::<D>(spread.ranks(), Duration::from_secs(60)).into_iter();
+    seats().zip(seats()).map(|(world, inner)| [world, inner])
+}
+
+/// A rank's engine with the weights of a folder.
+pub(crate) fn engine<D: Device>(
+    config: &ModelConfig,
+    weights: &HfFolder,
+    spread: Spread,
+    rank: usize,
+    device: D,
+    progress: Progress,
+    [world, inner]: [threads::Seat<D>; 2],
+) -> (Executor<D>, Plan) {
+    let tp = spread.sharding(rank).tp();
+    let (model, copies) = (Transformer::sharded(config.clone(), tp), tp.copies(config.num_kv_heads));
+    let step = spread.step(&model, rank);
+    let plan = plan::train(device.caps(), &model, &step, SEQ_LEN, Workspace::None).unwrap();
+    let mut world = world.take(&device, Overlap::Background, progress.clone()).unwrap();
+    let mut inner = inner.take(&device, Overlap::None, progress.clone()).unwrap();
+    let axes = Axes::split(step.sharding.mesh, &mut world, &mut inner, copies).unwrap();
+    let ctx = Context::new(device, plan.arena_bytes).unwrap();
+    let mut engine = Executor::new(ctx, model.clone(), step, axes, progress).unwrap();
+    for param in model.units.iter().flat_map(|unit| unit.params()) {
+        let values = weights.tensors.read_shaped(&param.name, &param.shape).unwrap();
+        engine.write(&param.name, Part::Master, &values).unwrap();
+    }
+    engine.publish().unwrap();
+    (engine, plan)
+}
+
+/// What a rank is given for a step.
+pub(crate) fn given(
+    config: &ModelConfig,
+    spread: Spread,
+    rank: usize,
+    step: usize,
+) -> (StepScalars, Vec<MicroBatch>) {
+    let leaves = spread.global_batch / spread.micro_batch;
+    let batch = |leaf| micro_batch(step, leaf, spread.micro_batch, config.vocab_size);
+    let valid_tokens = (0..leaves).map(|leaf| batch(leaf).valid_tokens).sum();
+    let leaves = spread.sharding(rank).leaves(spread.micro_steps()).into_iter();
+    (inputs(step, valid_tokens), leaves.map(batch).collect())
 }
 
 fn train_rank(
@@ -205,33 +247,16 @@ fn train_rank(
     spread: Spread,
     steps: usize,
     rank: usize,
-    [world, inner]: [threads::Seat<Cpu>; 2],
+    seats: [threads::Seat<Cpu>; 2],
 ) -> (Computed, Seen) {
-    let tp = spread.sharding(rank).tp();
-    let (model, copies) = (Transformer::sharded(config.clone(), tp), tp.copies(config.num_kv_heads));
-    let step = spread.step(&model, rank);
-    let plan = plan::train(Cpu::CAPS, &model, &step, SEQ_LEN, Workspace::None).unwrap();
-    let (device, progress) = (Cpu::new(1).unwrap(), Progress::default());
-    let mut world = world.take(&device, Overlap::Background, progress.clone()).unwrap();
-    let mut inner = inner.take(&device, Overlap::None, progress.clone()).unwrap();
-    let axes = Axes::split(step.sharding.mesh, &mut world, &mut inner, copies).unwrap();
-    let ctx = Context::new(device, plan.arena_bytes).unwrap();
-    let sharding = step.sharding;
-    let mut engine = Executor::new(ctx, model.clone(), step, axes, progress).unwrap();
-    for param in model.units.iter().flat_map(|unit| unit.params()) {
-        let values = weights.tensors.read_shaped(&param.name, &param.shape).unwrap();
-        engine.write(&param.name, Part::Master, &values).unwrap();
-    }
-    engine.publish().unwrap();
+    let device = Cpu::new(1).unwrap();
+    let (mut engine, plan) = engine(config, weights, spread, rank, device, Progress::default(), seats);
     let mut computed = Computed::default();
     let mut traffic = [Audit::default(); 3];
     for step in 0..steps {
-        let leaves = spread.global_batch / spread.micro_batch;
-        let batch = |leaf| micro_batch(step, leaf, spread.micro_batch, config.vocab_size);
-        let valid_tokens = (0..leaves).map(|leaf| batch(leaf).valid_tokens).sum();
-        let batches: Vec<MicroBatch> = sharding.leaves(spread.micro_steps()).into_iter().map(batch).collect();
+        let (inputs, batches) = given(config, spread, rank, step);
         let before = Axis::ALL.map(|axis| Engine::audit(&engine, axis));
-        Engine::train(&mut engine, &inputs(step, valid_tokens), &batches).unwrap();
+        Engine::train(&mut engine, &inputs, &batches).unwrap();
         traffic = Axis::ALL.map(|axis| Engine::audit(&engine, axis).since(&before[axis as usize]));
         let scalars = Engine::scalars(&engine).unwrap();
         computed.losses.push([scalars.loss, scalars.z_loss, scalars.grad_norm]);

@@ -28,12 +28,13 @@ pub struct Mpi {
     process: Arc<Process>,
     audit: Audit,
     numbers: Numbers,
-    stream: Stream,
+    stream: Stream<Cpu>,
 }
 
 /// What the communicators of a process share.
 struct Process {
     handle: Handle,
+    device: Cpu,
     progress: Progress,
     timeout: Duration,
     /// Names of [`Collective::ALL`], then of splits.
@@ -80,14 +81,14 @@ impl Mpi {
         let kinds = Collective::ALL.map(Kind::Collective).into_iter().chain([Kind::Split]);
         let kinds = kinds.map(|kind| kind.name().into()).collect();
         let member = handle.answer(&answer)?;
-        let process = Arc::new(Process { handle, progress, timeout, kinds });
+        let process = Arc::new(Process { handle, device: device.clone(), progress, timeout, kinds });
         Ok(Mpi::new("world", member, process))
     }
 
     fn new(axis: &str, member: Member, process: Arc<Process>) -> Self {
         let numbers = Numbers { collectives: 0, sends: vec![0; member.size], recvs: vec![0; member.size] };
         let axis: Arc<str> = axis.into();
-        let stream = process.progress.trace().stream(Arc::clone(&axis));
+        let stream = Stream::new(process.progress.trace(), Arc::clone(&axis), &process.device);
         Mpi { axis, member, process, audit: Audit::default(), numbers, stream }
     }
 
@@ -151,8 +152,9 @@ impl Communicator<Cpu> for Mpi {
         self.audit.count(kind, payload_bytes);
         let sequence = self.numbers.next(Some(call));
         let unit = self.process.progress.read().0.unit;
-        let span = self.stream.begin(kind, sequence, payload_bytes, unit, CarriedOut::InTheBackground);
-        let (completion, pending) = Pending::traced(span);
+        let span = self.stream.span(kind, sequence, payload_bytes, unit, CarriedOut::InTheBackground);
+        let (mut completion, pending) = Pending::under_way(span);
+        completion.begin(&self.process.device)?;
         let task = Task::Move { call, block, workspace, completion };
         self.submit(Kind::Collective(kind), sequence, task)?;
         Ok(pending)

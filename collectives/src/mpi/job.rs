@@ -78,7 +78,7 @@ impl Job {
         match self.task {
             Task::Move { block, workspace, completion, .. } => {
                 drop((block, workspace));
-                completion.complete(Err(error));
+                completion.fail(error);
             }
             Task::Barrier { reply } => drop(reply.send(Err(error))),
             Task::Split(split) => drop(split.reply.send(Err(error))),

@@ -252,7 +252,7 @@ impl Running {
         match self.end {
             End::Move(_, completion) => {
                 let block = buffers.block.expect("a call that moves something has a block");
-                completion.complete_with(block, buffers.workspace);
+                completion.complete_with(&site.device, block, buffers.workspace);
                 None
             }
             End::Barrier(reply) => {
@@ -268,7 +268,7 @@ impl Running {
     pub(super) fn fail(self, error: CommError) {
         drop(self.stage);
         match self.end {
-            End::Move(_, completion) => completion.complete(Err(error)),
+            End::Move(_, completion) => completion.fail(error),
             End::Barrier(reply) => drop(reply.send(Err(error))),
             End::Split(split) => drop(split.reply.send(Err(error))),
         }

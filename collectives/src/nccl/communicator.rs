@@ -30,7 +30,7 @@ pub struct Nccl<D: Device> {
     pub(super) calls: Option<Arc<Calls<D>>>,
     audit: Audit,
     numbers: Numbers,
-    stream: Stream,
+    stream: Stream<D>,
 }
 
 /// Numbers of the next calls. Messages are counted by peer and direction, so that both ends give the same number to
@@ -94,7 +94,7 @@ impl<D: Device> Nccl<D> {
         let numbers =
             Numbers { collectives: 0, sends: vec![0; members.len()], recvs: vec![0; members.len()] };
         let axis: Arc<str> = axis.into();
-        let stream = process.progress.trace().stream(Arc::clone(&axis));
+        let stream = Stream::new(process.progress.trace(), Arc::clone(&axis), &process.device);
         Nccl { axis, number, rank, members, process, calls, audit: Audit::default(), numbers, stream }
     }
 
@@ -229,7 +229,7 @@ impl<D: Device> Communicator<D> for Nccl<D> {
         let number = self.numbers.next(Some(call));
         let name = self.name(kind, number);
         let unit = self.note(&name);
-        let span = self.stream.begin(kind, name.sequence, payload_bytes, unit, CarriedOut::InTheBackground);
+        let span = self.stream.span(kind, name.sequence, payload_bytes, unit, CarriedOut::InTheBackground);
         let check = self.process.checked().then(|| {
             let header = Header::of_call(call, len, dtype);
             self.check(call, &name, header)
@@ -239,7 +239,7 @@ impl<D: Device> Communicator<D> for Nccl<D> {
             phases: phases(sums, call, (self.rank, size), len, dtype),
             buffers: Buffers { block, workspace },
             ready: self.process.device.event()?,
-            span,
+            span: span.clone(),
         };
         let role = match call {
             Call::Send { to } => Role::Send { to },
@@ -248,7 +248,7 @@ impl<D: Device> Communicator<D> for Nccl<D> {
         };
         let slot = Slot::new(role, Waiting { job, check });
         calls.submit(&slot)?;
-        Ok(Pending::queued(Box::new(Waiter { calls, slot })))
+        Ok(Pending::queued(span, Box::new(Waiter { calls, slot })))
     }
 
     fn barrier(&mut self) -> Result<(), CommError> {

@@ -64,7 +64,7 @@ pub(super) struct Job<D: Storage> {
     pub(super) buffers: Buffers<D>,
     /// The place of the call in what the rank computes.
     pub(super) ready: D::Event,
-    pub(super) span: Span,
+    pub(super) span: Span<D>,
 }
 
 /// The memory of a job.

@@ -1,12 +1,13 @@
-//! Threads that stand for NCCL in tests, on the host. As NCCL does, a line carries out what it gets one after the
-//! other, and its ranks meet for each: so calls that would hang there hang here.
+//! Threads that stand for NCCL in tests, on any device. As NCCL does, a line carries out what it gets one after the
+//! other, on a stream of its own, and its ranks meet for each: so calls that would hang there hang here. Unlike NCCL it
+//! hands a job over late, in a thread, for which `join` waits; nobody waits for the device.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use tisserand_kernels::{Block, Class, Context, Cpu, Storage};
+use tisserand_kernels::{Block, Class, Context, Device, Storage};
 
 use super::communicator::note_end;
 use super::fabric::{Buffers, Ended, Fabric, Job, Line, Place, UnderWay, follow};
@@ -16,44 +17,53 @@ use crate::threads::{self, Seat};
 use crate::{Call, CommError, Communicator, Failure, Overlap, Progress, Threads};
 
 /// Bytes of messages under way on a line.
-const MAIL_BYTES: usize = 64 << 20;
+const MAIL_BYTES: usize = 16 << 20;
 
 /// What stands for the network: seats of lines that not all ranks have taken, by id.
-#[derive(Default)]
-pub(super) struct Network {
+pub(super) struct Network<D: Device> {
     ids: AtomicU64,
-    seats: Mutex<HashMap<Vec<u8>, Seats>>,
+    seats: Mutex<HashMap<Vec<u8>, Seats<D>>>,
 }
 
 /// With their ranks.
-type Seats = VecDeque<(usize, Seat<Cpu>)>;
+type Seats<D> = VecDeque<(usize, Seat<D>)>;
 
-/// A rank's way in.
-pub(super) struct InMemory {
-    pub(super) network: Arc<Network>,
+impl<D: Device> Default for Network<D> {
+    fn default() -> Self {
+        Network { ids: AtomicU64::new(0), seats: Mutex::default() }
+    }
 }
 
-struct InMemoryLine {
-    jobs: Mutex<Sender<Vec<Given>>>,
+/// A rank's way in.
+pub(super) struct InMemory<D: Device> {
+    pub(super) network: Arc<Network<D>>,
+    /// The rank's handle.
+    pub(super) compute: D,
+}
+
+struct InMemoryLine<D: Device> {
+    jobs: Mutex<Sender<Vec<Given<D>>>>,
     ended: Arc<Ended>,
     aborter: Box<dyn Fn(&Failure) + Send + Sync>,
 }
 
 /// A job, and where its end is told.
-type Given = (Job<Cpu>, Arc<Outcome>);
+type Given<D> = (Job<D>, Arc<Outcome<D>>);
 
-#[derive(Default)]
-struct Outcome {
-    buffers: Mutex<Option<Result<Buffers<Cpu>, CommError>>>,
+/// The memory of a job, with the point behind which it may be used.
+type Carried<D> = Result<(Buffers<D>, <D as Storage>::Event), CommError>;
+
+struct Outcome<D: Device> {
+    buffers: Mutex<Option<Carried<D>>>,
     changed: Condvar,
 }
 
-impl Fabric<Cpu> for InMemory {
+impl<D: Device> Fabric<D> for InMemory<D> {
     fn new_id(&self) -> Result<Vec<u8>, CommError> {
         Ok(self.network.ids.fetch_add(1, Ordering::Relaxed).to_le_bytes().to_vec())
     }
 
-    fn connect(&self, place: Place, id: &[u8]) -> Result<Box<dyn Line<Cpu>>, CommError> {
+    fn connect(&self, place: Place, id: &[u8]) -> Result<Box<dyn Line<D>>, CommError> {
         let mut lines = self.network.seats.lock().unwrap_or_else(PoisonError::into_inner);
         let seats = lines
             .entry(id.to_vec())
@@ -62,7 +72,7 @@ impl Fabric<Cpu> for InMemory {
         let (_, seat) = seats.remove(own).expect("just found");
         drop(lines);
         let aborter = Box::new(seat.aborter());
-        let ctx = Context::new(Cpu::new(1)?, MAIL_BYTES)?;
+        let ctx = Context::new(self.compute.fork()?, MAIL_BYTES)?;
         let threads = seat.take(&ctx.device, Overlap::None, Progress::default())?;
         let (jobs, inbox) = channel();
         let ended = Arc::clone(&place.ended);
@@ -76,13 +86,15 @@ impl Fabric<Cpu> for InMemory {
     }
 }
 
-impl Line<Cpu> for InMemoryLine {
-    fn begin(&self, _compute: &Cpu, jobs: Vec<Job<Cpu>>) -> Result<Vec<Box<dyn UnderWay<Cpu>>>, CommError> {
+impl<D: Device> Line<D> for InMemoryLine<D> {
+    fn begin(&self, compute: &D, jobs: Vec<Job<D>>) -> Result<Vec<Box<dyn UnderWay<D>>>, CommError> {
         if let Some(error) = self.ended.error() {
             return Err(error);
         }
-        let jobs: Vec<_> = jobs.into_iter().map(|job| (job, Arc::<Outcome>::default())).collect();
-        let under_way = jobs.iter().map(|(_, outcome)| Box::new(Arc::clone(outcome)) as Box<_>).collect();
+        let outcome = || Arc::new(Outcome { buffers: Mutex::default(), changed: Condvar::new() });
+        let jobs: Vec<_> = jobs.into_iter().map(|job| (job, outcome())).collect();
+        let ticket = |outcome: &Arc<_>| Ticket { compute: compute.clone(), outcome: Arc::clone(outcome) };
+        let under_way = jobs.iter().map(|(_, outcome)| Box::new(ticket(outcome)) as Box<_>).collect();
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(jobs).expect("the thread lives");
         Ok(under_way)
     }
@@ -97,14 +109,20 @@ impl Line<Cpu> for InMemoryLine {
     }
 }
 
-impl UnderWay<Cpu> for Arc<Outcome> {
-    fn join(self: Box<Self>) -> Result<Buffers<Cpu>, CommError> {
-        let buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut buffers = self
-            .changed
-            .wait_while(buffers, |buffers| buffers.is_none())
-            .unwrap_or_else(PoisonError::into_inner);
-        buffers.take().expect("just waited for")
+struct Ticket<D: Device> {
+    compute: D,
+    outcome: Arc<Outcome<D>>,
+}
+
+impl<D: Device> UnderWay<D> for Ticket<D> {
+    fn join(self: Box<Self>) -> Result<Buffers<D>, CommError> {
+        let Outcome { buffers, changed } = &*self.outcome;
+        let buffers = buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffers =
+            changed.wait_while(buffers, |buffers| buffers.is_none()).unwrap_or_else(PoisonError::into_inner);
+        let (buffers, done) = buffers.take().expect("just waited for")?;
+        self.compute.wait(&done)?;
+        Ok(buffers)
     }
 
     /// As on a stream, which is not waited for.
@@ -113,29 +131,32 @@ impl UnderWay<Cpu> for Arc<Outcome> {
     }
 }
 
-struct Carrier {
-    threads: Threads<Cpu>,
-    ctx: Context<Cpu>,
+struct Carrier<D: Device> {
+    threads: Threads<D>,
+    ctx: Context<D>,
     place: Place,
 }
 
-impl Carrier {
-    fn run(&mut self, mut jobs: Vec<Given>) {
+impl<D: Device> Carrier<D> {
+    fn run(&mut self, mut jobs: Vec<Given<D>>) {
         let phases = jobs.iter().map(|(job, _)| job.phases.len()).max().unwrap_or(0);
         assert!(jobs.len() == 1 || phases <= 1, "only messages go together");
-        let ready = jobs.iter().try_for_each(|(job, _)| self.ctx.device.wait(&job.ready));
-        ready.expect("the host's events are reached");
-        let result = (0..phases).try_for_each(|phase| self.phase(phase, &mut jobs));
-        for (job, outcome) in jobs {
-            job.span.ended();
+        let device = self.ctx.device.clone();
+        let ready = jobs.iter().try_for_each(|(job, _)| device.wait(&job.ready));
+        let begun = jobs.iter().map(|(job, _)| job.span.begin(&device).expect("the device works"));
+        let begun: Vec<_> = begun.collect();
+        let moved = (0..phases).try_for_each(|phase| self.phase(phase, &mut jobs));
+        let result = ready.map_err(CommError::from).and(moved);
+        for ((job, outcome), begun) in jobs.into_iter().zip(begun) {
+            let done = job.span.end(&device, begun).and_then(|()| device.event()).map_err(CommError::from);
             note_end(&self.place.progress, &job.name);
-            let result = result.clone().map(|()| job.buffers);
+            let result = result.clone().and(done).map(|done| (job.buffers, done));
             *outcome.buffers.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
             outcome.changed.notify_all();
         }
     }
 
-    fn phase(&mut self, phase: usize, jobs: &mut [Given]) -> Result<(), CommError> {
+    fn phase(&mut self, phase: usize, jobs: &mut [Given<D>]) -> Result<(), CommError> {
         let mut sends = Vec::new();
         for (job, _) in jobs.iter_mut() {
             let Some(phase) = job.phases.get(phase).cloned() else { continue };
@@ -177,7 +198,7 @@ impl Carrier {
     }
 
     /// A copy of what is sent, or room for what is received.
-    fn mail(&self, job: &mut Job<Cpu>, message: &Message, filled: bool) -> Result<Block<Cpu>, CommError> {
+    fn mail(&self, job: &mut Job<D>, message: &Message, filled: bool) -> Result<Block<D>, CommError> {
         let (dtype, len) = (job.buffers.block.dtype(), message.elements.len());
         let mut mail = self.ctx.arena.block(Class::Communication, dtype, len)?;
         if filled {
@@ -187,14 +208,14 @@ impl Carrier {
         Ok(mail)
     }
 
-    fn whole(&mut self, call: Call, buffers: &mut Buffers<Cpu>) -> Result<(), CommError> {
+    fn whole(&mut self, call: Call, buffers: &mut Buffers<D>) -> Result<(), CommError> {
         let block = buffers.block.split_off(0);
         buffers.block.append(self.threads.run(call, block)?);
         Ok(())
     }
 }
 
-fn target<'a>(buffers: &'a mut Buffers<Cpu>, message: &Message) -> &'a mut Block<Cpu> {
+fn target<'a, D: Device>(buffers: &'a mut Buffers<D>, message: &Message) -> &'a mut Block<D> {
     match message.place {
         messages::Place::Block => &mut buffers.block,
         messages::Place::Workspace => buffers.workspace.as_mut().expect("it was planned"),

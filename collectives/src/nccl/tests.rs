@@ -1,9 +1,12 @@
 //! The communicator over threads that stand for NCCL.
 
+#[cfg(feature = "emulator")]
+mod emulated;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tisserand_kernels::{Block, Class, Context, Cpu, DType, Storage};
+use tisserand_kernels::{Block, Class, Context, Cpu, DType, Device, Storage};
 
 use super::in_memory::{InMemory, Network};
 use super::{Nccl, Sums};
@@ -13,21 +16,33 @@ use crate::{Call, CommError, Communicator, ControlPlane, Failure, ReduceOp};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs `body` on ranks; a rank's panic is this call's.
+/// Runs `body` on ranks of this CPU; a rank's panic is this call's.
 fn on_ranks(
     size: usize,
     sums: Sums,
     timeout: Duration,
     body: impl Fn(&mut Nccl<Cpu>, Context<Cpu>, &dyn ControlPlane) + Sync,
 ) {
-    let network = Arc::<Network>::default();
+    let context = |_| Context::new(Cpu::new(1).unwrap(), 64 << 20).unwrap();
+    on_ranks_with(context, size, sums, timeout, body);
+}
+
+/// As above, on the devices that `context` makes, by rank.
+fn on_ranks_with<D: Device>(
+    context: impl Fn(usize) -> Context<D> + Sync,
+    size: usize,
+    sums: Sums,
+    timeout: Duration,
+    body: impl Fn(&mut Nccl<D>, Context<D>, &dyn ControlPlane) + Sync,
+) {
+    let network = Arc::<Network<D>>::default();
     std::thread::scope(|scope| {
         for control in Memory::new(size) {
-            let (network, body) = (Arc::clone(&network), &body);
+            let (network, body, context) = (Arc::clone(&network), &body, &context);
             scope.spawn(move || {
-                let ctx = Context::new(Cpu::new(1).unwrap(), 64 << 20).unwrap();
+                let ctx = context(control.rank());
                 let control: Arc<dyn ControlPlane> = Arc::new(control);
-                let fabric = Arc::new(InMemory { network });
+                let fabric = Arc::new(InMemory { network, compute: ctx.device.clone() });
                 let mut world = Nccl::over(fabric, &ctx.device, Arc::clone(&control), sums, timeout).unwrap();
                 body(&mut world, ctx, &*control);
             });

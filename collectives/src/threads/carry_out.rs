@@ -5,39 +5,48 @@ use std::sync::Arc;
 use tisserand_kernels::ops::elementwise;
 use tisserand_kernels::{Block, Device, TensorRef};
 
-use super::group::Group;
 use super::mailbox::Letter;
-use super::meeting::{Parts, Visit};
+use super::meeting::Parts;
 use super::note_end;
+use super::place::Place;
 use super::queue::Job;
 use crate::communicator::{Call, CommError, ReduceOp};
 use crate::control::Failure;
+use crate::pending::Completion;
 
-/// Carries out a call and hands its block back.
+/// Carries out a call and hands its block back, as soon as all of it stands in the queue of `device`.
 pub(super) fn carry_out<D: Device>(job: Job<D>, device: &D) {
-    let Job { group, mut visit, call, block, ready, completion, progress } = job;
-    // The others will read the block by queues of their own, so what writes it must have ended, not only be queued.
-    let is_ready = device.wait(&ready).and_then(|()| device.synchronize());
+    let Job { group, mut visit, call, block, ready, mut completion, progress } = job;
+    // What is sent is read by the receiver's device, and this one need not stand behind it.
+    let is_sent = matches!(call, Call::Send { .. });
+    let is_ready = if is_sent { Ok(()) } else { device.wait(&ready) };
+    let begun = is_ready.and_then(|()| completion.begin(device));
     // Time in the queue is not time that a rank is late.
     visit.deadline = group.deadline();
-    let result = match (is_ready, call) {
+    let place = Place { group: &group, visit, device, ready };
+    let result = match (begun, call) {
         (Err(error), _) => Err(error.into()),
-        (Ok(()), Call::Send { to }) => return send(&group, visit.rank, to, Letter { block, completion }),
-        (Ok(()), Call::Recv { from }) => recv(&group, &visit, device, from, block),
-        (Ok(()), Call::AllReduce(op)) => reduce(&group, &visit, device, op, Wanted::Everywhere, block),
-        (Ok(()), Call::ReduceScatter(op)) => reduce(&group, &visit, device, op, Wanted::Scattered, block),
-        (Ok(()), Call::AllGather) => gather(&group, &visit, device, block),
-        (Ok(()), Call::AllToAll) => exchange(&group, &visit, device, block),
-        (Ok(()), Call::Broadcast { root }) => broadcast(&group, &visit, device, root, block),
+        (Ok(()), Call::Send { to }) => return send(place, to, block, completion),
+        (Ok(()), Call::Recv { from }) => recv(&place, from, block),
+        (Ok(()), Call::AllReduce(op)) => reduce(&place, op, Wanted::Everywhere, block),
+        (Ok(()), Call::ReduceScatter(op)) => reduce(&place, op, Wanted::Scattered, block),
+        (Ok(()), Call::AllGather) => gather(&place, block),
+        (Ok(()), Call::AllToAll) => exchange(&place, block),
+        (Ok(()), Call::Broadcast { root }) => broadcast(&place, root, block),
     };
-    if let Err(error @ CommError::Kernel(_)) = &result {
-        // The others would wait for what this rank's device cannot do.
-        group.end(Failure::fault(group.member(visit.rank), error.to_string()).into());
+    match result {
+        Ok(block) => {
+            note_end(&progress, &group, visit.sequence);
+            completion.complete(device, block);
+        }
+        Err(error) => {
+            if let CommError::Kernel(_) = &error {
+                // The others would wait for what this rank's device cannot do.
+                group.end(Failure::fault(group.member(visit.rank), error.to_string()).into());
+            }
+            completion.fail(error);
+        }
     }
-    if result.is_ok() {
-        note_end(&progress, &group, visit.sequence);
-    }
-    completion.complete(result);
 }
 
 /// Elements of all ranks that are combined, and written where they belong, before the next: they stay in the
@@ -79,17 +88,16 @@ enum Wanted {
 /// Part `rank` of the result is the reduction of that part of all blocks. This rank computes it and, where it is
 /// wanted everywhere, writes it into the parts that the others have handed to it, which it has just read.
 fn reduce<D: Device>(
-    group: &Group<D>,
-    visit: &Visit,
-    device: &D,
+    place: &Place<'_, D>,
     op: ReduceOp,
     wanted: Wanted,
     block: Block<D>,
 ) -> Result<Block<D>, CommError> {
-    let (me, n) = (visit.rank, group.size());
+    let (me, n, device) = (place.rank(), place.size(), place.device);
     let mut parts = cut(block, n);
     let mut own = parts[me].take().expect("just cut");
-    let (_, mut others) = group.trade(visit, None, parts)?;
+    let mut held = place.trade(None, parts)?;
+    let others = &mut held.handed;
     let piece = match wanted {
         Wanted::Scattered => own.len().max(1),
         Wanted::Everywhere => (PIECE / n).max(1024),
@@ -105,52 +113,37 @@ fn reduce<D: Device>(
             }
         }
     }
-    device.synchronize()?;
-    let (_, mut parts) = group.settle(visit, others)?;
+    let (_, mut parts) = place.settle(held)?;
     parts[me] = Some(own);
     Ok(join(parts))
 }
 
 /// Every part comes from its rank.
-fn gather<D: Device>(
-    group: &Group<D>,
-    visit: &Visit,
-    device: &D,
-    block: Block<D>,
-) -> Result<Block<D>, CommError> {
-    let (me, n) = (visit.rank, group.size());
+fn gather<D: Device>(place: &Place<'_, D>, block: Block<D>) -> Result<Block<D>, CommError> {
+    let (me, n) = (place.rank(), place.size());
     let mut parts = cut(block, n);
-    let (lent, _) = group.trade(visit, parts[me].take().map(Arc::new), Vec::new())?;
+    let held = place.trade(parts[me].take().map(Arc::new), Vec::new())?;
     // Each rank begins with its neighbour, so that not all read the same part at once.
     for other in (me + 1..n).chain(0..me) {
-        let (from, to) = (lent[other].as_ref(), parts[other].as_mut());
+        let (from, to) = (held.lent[other].as_ref(), parts[other].as_mut());
         let (from, to) = from.zip(to).expect("every rank lends a part and has room for it");
-        device.copy(from.view([from.len()]), to.view_mut([from.len()]))?;
+        place.device.copy(from.view([from.len()]), to.view_mut([from.len()]))?;
     }
-    device.synchronize()?;
-    drop(lent);
-    parts[me] = group.settle(visit, Vec::new())?.0;
+    parts[me] = place.settle(held)?.0;
     Ok(join(parts))
 }
 
 /// Slice i of the second half becomes slice `rank` of the first half of rank i.
-fn exchange<D: Device>(
-    group: &Group<D>,
-    visit: &Visit,
-    device: &D,
-    mut block: Block<D>,
-) -> Result<Block<D>, CommError> {
-    let (me, n, half) = (visit.rank, group.size(), block.len() / 2);
+fn exchange<D: Device>(place: &Place<'_, D>, mut block: Block<D>) -> Result<Block<D>, CommError> {
+    let (me, n, half) = (place.rank(), place.size(), block.len() / 2);
     let slice = half / n;
     let mut received = block.split_off(half);
-    let (lent, _) = group.trade(visit, Some(Arc::new(block)), Vec::new())?;
+    let held = place.trade(Some(Arc::new(block)), Vec::new())?;
     for other in (me..n).chain(0..me) {
-        let from = lent[other].as_ref().expect("every rank lends its block");
-        device.copy(from.range(me * slice, [slice]), received.range_mut(other * slice, [slice]))?;
+        let from = held.lent[other].as_ref().expect("every rank lends its block");
+        place.device.copy(from.range(me * slice, [slice]), received.range_mut(other * slice, [slice]))?;
     }
-    device.synchronize()?;
-    drop(lent);
-    let mut block = group.settle(visit, Vec::new())?.0.expect("what was lent comes back");
+    let mut block = place.settle(held)?.0.expect("what was lent comes back");
     block.append(received);
     Ok(block)
 }
@@ -158,47 +151,42 @@ fn exchange<D: Device>(
 /// The block of rank `root`, everywhere. Of the n - 1 copies every rank makes its share: the root fills the last
 /// n-th of each.
 fn broadcast<D: Device>(
-    group: &Group<D>,
-    visit: &Visit,
-    device: &D,
+    place: &Place<'_, D>,
     root: usize,
     mut block: Block<D>,
 ) -> Result<Block<D>, CommError> {
-    let (n, len) = (group.size(), block.len());
+    let (n, len) = (place.size(), block.len());
     let first = len - len / n;
-    if visit.rank == root {
-        let (lent, mut tails) = group.trade(visit, Some(Arc::new(block)), Vec::new())?;
-        let from = lent[root].as_ref().expect("just lent");
-        for tail in tails.iter_mut().flatten() {
+    if place.rank() == root {
+        let mut held = place.trade(Some(Arc::new(block)), Vec::new())?;
+        let from = held.lent[root].as_ref().expect("just lent");
+        for tail in held.handed.iter_mut().flatten() {
             let len = tail.len();
-            device.copy(from.range(first, [len]), tail.view_mut([len]))?;
+            place.device.copy(from.range(first, [len]), tail.view_mut([len]))?;
         }
-        device.synchronize()?;
-        drop(lent);
-        return Ok(group.settle(visit, tails)?.0.expect("what was lent comes back"));
+        return Ok(place.settle(held)?.0.expect("what was lent comes back"));
     }
     let mut parts: Parts<D> = (0..n).map(|_| None).collect();
     parts[root] = Some(block.split_off(first));
-    let (lent, _) = group.trade(visit, None, parts)?;
-    let from = lent[root].as_ref().expect("the root lends its block");
-    device.copy(from.range(0, [first]), block.view_mut([first]))?;
-    device.synchronize()?;
-    drop(lent);
-    let (_, mut parts) = group.settle(visit, Vec::new())?;
+    let held = place.trade(None, parts)?;
+    let from = held.lent[root].as_ref().expect("the root lends its block");
+    place.device.copy(from.range(0, [first]), block.view_mut([first]))?;
+    let (_, mut parts) = place.settle(held)?;
     block.append(parts[root].take().expect("the root gives back what it has filled"));
     Ok(block)
 }
 
 /// Leaves the letter; its receiver completes the call.
-fn send<D: Device>(group: &Group<D>, from: usize, to: usize, letter: Letter<D>) {
+fn send<D: Device>(place: Place<'_, D>, to: usize, block: Block<D>, completion: Completion<D>) {
+    let Place { group, visit, ready, .. } = place;
     let mut state = group.state();
     match state.error() {
         Some(error) => {
             drop(state);
-            letter.completion.complete(Err(error));
+            completion.fail(error);
         }
         None => {
-            state.mail.put(from, to, letter);
+            state.mail.put(visit.rank, to, Letter { block, ready, completion });
             drop(state);
             group.notify();
         }
@@ -206,13 +194,8 @@ fn send<D: Device>(group: &Group<D>, from: usize, to: usize, letter: Letter<D>) 
 }
 
 /// Takes the oldest letter of `from`, copies it and gives it back to its sender.
-fn recv<D: Device>(
-    group: &Group<D>,
-    visit: &Visit,
-    device: &D,
-    from: usize,
-    mut block: Block<D>,
-) -> Result<Block<D>, CommError> {
+fn recv<D: Device>(place: &Place<'_, D>, from: usize, mut block: Block<D>) -> Result<Block<D>, CommError> {
+    let Place { group, visit, device, .. } = place;
     let mut state = group.state();
     let mut in_time = true;
     let letter = loop {
@@ -230,7 +213,7 @@ fn recv<D: Device>(
         (state, in_time) = group.park(state, visit.deadline);
     };
     drop(state);
-    let Letter { block: sent, completion } = letter;
+    let Letter { block: sent, ready, completion } = letter;
     if (sent.len(), sent.dtype()) != (block.len(), block.dtype()) {
         let error = CommError::Mismatch(format!(
             "{}: rank {} sends {} {}, rank {} receives {} {}",
@@ -242,12 +225,12 @@ fn recv<D: Device>(
             block.len(),
             block.dtype()
         ));
-        completion.complete(Err(error.clone()));
+        completion.fail(error.clone());
         return Err(group.end(error));
     }
     let len = block.len();
-    let copied = device.copy(sent.view([len]), block.view_mut([len])).and_then(|()| device.synchronize());
-    completion.complete(Ok(sent));
+    let copied = device.wait(&ready).and_then(|()| device.copy(sent.view([len]), block.view_mut([len])));
+    completion.complete(device, sent);
     copied?;
     Ok(block)
 }

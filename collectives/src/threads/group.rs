@@ -2,7 +2,8 @@
 //!
 //! A call has one *meeting*. There, ranks leave what the others need of their blocks (parts to be worked on, or a
 //! part to be read), wait until all have come, and take it. A part changes hands as an owned
-//! block, or is lent as a shared one; so two ranks never write the same elements.
+//! block, or is lent as a shared one; so two ranks never write the same elements. With it goes the event behind which
+//! it may be touched: the host of a rank never waits for a device.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -38,6 +39,25 @@ impl<D: Device> World<D> {
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a rank gets of others.
+pub(super) struct Traded<D: Device> {
+    /// By rank.
+    pub(super) lent: Lent<D>,
+    /// By rank.
+    pub(super) handed: Parts<D>,
+    /// Behind all of them, this rank may touch what it got.
+    pub(super) ready: Vec<D::Event>,
+}
+
+/// What a rank gets back.
+pub(super) struct Settled<D: Device> {
+    pub(super) lent: Option<Block<D>>,
+    /// By who had it.
+    pub(super) handed: Parts<D>,
+    /// Behind all of them, nobody else touches it.
+    pub(super) done: Vec<D::Event>,
 }
 
 /// The ranks of one axis.
@@ -123,43 +143,55 @@ impl<D: Device> Group<D> {
 
     /// Every rank's words, at every rank.
     pub(super) fn words(&self, visit: &Visit, words: [usize; 2]) -> Result<Vec<[usize; 2]>, CommError> {
-        self.arrive(visit, |meeting| meeting.words[visit.rank] = words)?;
+        self.arrive(visit, None, |meeting| meeting.words[visit.rank] = words)?;
         self.meet(visit, |_| ())?;
         Ok(self.leave(visit, |meeting| meeting.words.clone()))
     }
 
-    /// Lends a part to all and hands part i of `parts` to rank i; returns what each rank lends, and what each
-    /// hands to this one.
+    /// Lends a part to all and hands part i of `parts` to rank i, all of them from `ready` on; returns what each rank
+    /// lends, and what each hands to this one.
     pub(super) fn trade(
         &self,
         visit: &Visit,
+        ready: D::Event,
         lent: Option<Arc<Block<D>>>,
         parts: Parts<D>,
-    ) -> Result<(Lent<D>, Parts<D>), CommError> {
+    ) -> Result<Traded<D>, CommError> {
         let me = visit.rank;
-        self.arrive(visit, |meeting| {
+        self.arrive(visit, Some(ready), |meeting| {
             meeting.lent[me] = lent;
             for (receiver, part) in parts.into_iter().enumerate() {
                 meeting.awaited[me] += usize::from(part.is_some());
                 meeting.handed[receiver][me] = part;
             }
         })?;
-        self.meet(visit, |meeting| (meeting.lent.clone(), std::mem::take(&mut meeting.handed[me])))
+        self.meet(visit, |meeting| {
+            let (lent, handed) = (meeting.lent.clone(), std::mem::take(&mut meeting.handed[me]));
+            let is_there =
+                |rank: &usize| lent[*rank].is_some() || handed.get(*rank).is_some_and(Option::is_some);
+            let givers = (0..self.size()).filter(|rank| *rank != me && is_there(rank));
+            let ready = givers.filter_map(|rank| meeting.guests[rank].ready.clone()).collect();
+            Traded { lent, handed, ready }
+        })
     }
 
-    /// Gives back what [`Group::trade`] returned (of what is lent, every clone is gone), and waits for this rank's
-    /// own: what it lent, and what it handed, by who had it.
+    /// Gives back what [`Group::trade`] returned (of what is lent, every clone is gone), which this rank no longer
+    /// touches from `done` on, and waits for this rank's own: what it lent, and what it handed, by who had it.
     pub(super) fn settle(
         &self,
         visit: &Visit,
+        done: D::Event,
         parts: Parts<D>,
-    ) -> Result<(Option<Block<D>>, Parts<D>), CommError> {
+    ) -> Result<Settled<D>, CommError> {
         let me = visit.rank;
         let mut state = self.state();
         let meeting = state.meeting(visit.meeting, self.size());
         meeting.served += 1;
-        for (owner, part) in parts.into_iter().enumerate() {
-            meeting.awaited[owner] -= usize::from(part.is_some());
+        meeting.guests[me].done = Some(done);
+        // Who has handed nothing to this rank may have left already.
+        let parts = parts.into_iter().enumerate().filter(|(_, part)| part.is_some());
+        for (owner, part) in parts {
+            meeting.awaited[owner] -= 1;
             meeting.returned[owner][me] = part;
         }
         self.changed.notify_all();
@@ -168,19 +200,30 @@ impl<D: Device> Group<D> {
         self.until(visit, |meeting| {
             meeting.awaited[me] == 0 && (meeting.lent[me].is_none() || meeting.served == self.size())
         })?;
-        let (lent, returned) =
-            self.leave(visit, |meeting| (meeting.lent[me].take(), std::mem::take(&mut meeting.returned[me])));
-        Ok((lent.map(|part| Arc::into_inner(part).expect("every reader has dropped its clone")), returned))
+        Ok(self.leave(visit, |meeting| {
+            let (lent, handed) = (meeting.lent[me].take(), std::mem::take(&mut meeting.returned[me]));
+            let had_some = |rank: &usize| lent.is_some() || handed.get(*rank).is_some_and(Option::is_some);
+            let users = (0..self.size()).filter(|rank| *rank != me && had_some(rank));
+            let done = users.filter_map(|rank| meeting.guests[rank].done.clone()).collect();
+            let lent = lent.map(|part| Arc::into_inner(part).expect("every reader has dropped its clone"));
+            Settled { lent, handed, done }
+        }))
     }
 
     /// Comes to a meeting and leaves something there.
-    fn arrive(&self, visit: &Visit, deposit: impl FnOnce(&mut Meeting<D>)) -> Result<(), CommError> {
+    fn arrive(
+        &self,
+        visit: &Visit,
+        ready: Option<D::Event>,
+        deposit: impl FnOnce(&mut Meeting<D>),
+    ) -> Result<(), CommError> {
         let mut state = self.state();
         if let Some(error) = &state.error {
             return Err(error.clone());
         }
         let meeting = state.meeting(visit.meeting, self.size());
-        meeting.subjects[visit.rank] = Some(visit.subject);
+        let guest = &mut meeting.guests[visit.rank];
+        (guest.subject, guest.ready) = (Some(visit.subject), ready);
         deposit(meeting);
         self.changed.notify_all();
         Ok(())

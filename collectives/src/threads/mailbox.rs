@@ -11,6 +11,8 @@ use crate::pending::Completion;
 /// A block that its receiver copies and gives back.
 pub(super) struct Letter<D: Device> {
     pub(super) block: Block<D>,
+    /// Behind it the block may be read.
+    pub(super) ready: D::Event,
     pub(super) completion: Completion<D>,
 }
 
@@ -37,7 +39,7 @@ impl<D: Device> Mailbox<D> {
     /// Nobody will take these letters any more.
     pub(super) fn refuse_all(&mut self, error: &CommError) {
         for letter in self.letters.drain().flat_map(|(_, letters)| letters) {
-            letter.completion.complete(Err(error.clone()));
+            letter.completion.fail(error.clone());
         }
     }
 }

@@ -15,8 +15,7 @@ pub(super) type Lent<D> = Vec<Option<Arc<Block<D>>>>;
 
 /// What ranks must agree on, and what they left for each other.
 pub(super) struct Meeting<D: Device> {
-    /// What each rank came for, once it has come.
-    pub(super) subjects: Vec<Option<Subject>>,
+    pub(super) guests: Vec<Guest<D>>,
     /// Parts handed over: by receiver, then giver.
     pub(super) handed: Vec<Parts<D>>,
     /// Parts on their way back: by owner, then by who had them.
@@ -30,6 +29,16 @@ pub(super) struct Meeting<D: Device> {
     pub(super) served: usize,
     /// Ranks that have left.
     pub(super) left: usize,
+}
+
+/// What is known of a rank's visit.
+pub(super) struct Guest<D: Device> {
+    /// What it came for, once it has come.
+    pub(super) subject: Option<Subject>,
+    /// Behind it the rank's parts may be read and written.
+    pub(super) ready: Option<D::Event>,
+    /// Behind it the rank has read and written the parts of others, once it has given them back.
+    pub(super) done: Option<D::Event>,
 }
 
 /// What ranks of one meeting must agree on.
@@ -69,7 +78,7 @@ impl<D: Device> Meeting<D> {
     pub(super) fn new(size: usize) -> Self {
         let parts = || (0..size).map(|_| (0..size).map(|_| None).collect()).collect();
         Meeting {
-            subjects: vec![None; size],
+            guests: (0..size).map(|_| Guest { subject: None, ready: None, done: None }).collect(),
             handed: parts(),
             returned: parts(),
             awaited: vec![0; size],
@@ -81,17 +90,17 @@ impl<D: Device> Meeting<D> {
     }
 
     pub(super) fn is_complete(&self) -> bool {
-        self.subjects.iter().all(Option::is_some)
+        self.guests.iter().all(|guest| guest.subject.is_some())
     }
 
     /// Ranks of the group that have not come.
     pub(super) fn absent(&self) -> Vec<usize> {
-        (0..self.subjects.len()).filter(|&rank| self.subjects[rank].is_none()).collect()
+        (0..self.guests.len()).filter(|&rank| self.guests[rank].subject.is_none()).collect()
     }
 
     /// The first two ranks that came for different things.
     pub(super) fn difference(&self) -> Option<[(usize, Subject); 2]> {
-        let mut ranks = self.subjects.iter().flatten().copied().enumerate();
+        let mut ranks = self.guests.iter().filter_map(|guest| guest.subject).enumerate();
         let first = ranks.next()?;
         Some([first, ranks.find(|(_, subject)| *subject != first.1)?])
     }

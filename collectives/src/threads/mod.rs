@@ -1,11 +1,14 @@
 //! Ranks that are threads of one process: several per machine for a laptop's experiments, and all of the
 //! tests of meshes. Blocks are combined where they lie; nothing is staged.
 //!
+//! On a GPU, hosts wait for each other, never for the GPU: what ranks leave for each other comes with the event behind
+//! which it may be touched, and goes back with the event behind which it is no longer.
+//!
 //! - here: a rank's end, which implements [`Communicator`];
 //! - `group`: where ranks meet, call by call (`meeting`), and hand each other parts of their blocks; `late`: who is
 //!   to blame when one does not come;
 //! - `mailbox`: what is sent from one rank to another;
-//! - `carry_out`: what each call does with them;
+//! - `carry_out`: what each call does with them; `place`: where it does so, and behind which events;
 //! - `queue`: the thread on which a rank's calls are carried out while it computes.
 
 mod carry_out;
@@ -13,6 +16,7 @@ mod group;
 mod late;
 mod mailbox;
 mod meeting;
+mod place;
 mod queue;
 
 use std::sync::Arc;
@@ -25,7 +29,7 @@ use self::meeting::{Subject, Visit};
 use self::queue::{Job, Queue};
 use crate::communicator::{Call, CommError, Communicator};
 use crate::control::{CollectiveActivity, Failure, Progress};
-use crate::trace::{Span, Stream};
+use crate::trace::Stream;
 use crate::{Audit, Collective, Pending};
 
 /// Where a rank's calls are carried out.
@@ -83,20 +87,20 @@ pub struct Threads<D: Device> {
     meeting: u64,
     audit: Audit,
     progress: Progress,
-    stream: Stream,
+    stream: Stream<D>,
     kinds: [Arc<str>; Collective::ALL.len()],
 }
 
 impl<D: Device> Threads<D> {
     fn new(group: Arc<Group<D>>, rank: usize, queue: Queue<D>, progress: Progress) -> Self {
         let kinds = Collective::ALL.map(|kind| kind.name().into());
-        let stream = progress.trace().stream(Arc::clone(group.axis()));
+        let stream = Stream::new(progress.trace(), Arc::clone(group.axis()), queue.device());
         let audit = Audit::default();
         Threads { group, rank, queue, sequence: 0, meeting: 0, audit, progress, stream, kinds }
     }
 
-    /// A new call of `payload_bytes`, noted as this rank's newest.
-    fn begin(&mut self, kind: Collective, subject: Subject, payload_bytes: usize) -> (Visit, Span) {
+    /// A new call, noted as this rank's newest, and the unit on whose behalf it is made.
+    fn begin(&mut self, kind: Collective, subject: Subject) -> (Visit, Option<Arc<str>>) {
         let (sequence, meeting) = (self.sequence, self.meeting);
         self.sequence += 1;
         self.meeting += subject.meetings();
@@ -107,14 +111,13 @@ impl<D: Device> Threads<D> {
             of.clone_from(&unit);
             activity.collective = Some(CollectiveActivity { axis, kind: name, sequence, unit, done: false });
         });
-        let span = self.stream.begin(kind, sequence, payload_bytes, of, self.queue.carried_out());
         let visit = Visit { rank: self.rank, meeting, sequence, subject, deadline: self.group.deadline() };
-        (visit, span)
+        (visit, of)
     }
 
     /// Words of all ranks, behind all calls so far.
     fn words(&mut self, words: [usize; 2]) -> Result<(Visit, Vec<[usize; 2]>), CommError> {
-        let (mut visit, _) = self.begin(Collective::Barrier, Subject::Words, 0);
+        let (mut visit, _) = self.begin(Collective::Barrier, Subject::Words);
         self.queue.drain()?;
         visit.deadline = self.group.deadline();
         let words = self.group.words(&visit, words)?;
@@ -147,10 +150,12 @@ impl<D: Device> Communicator<D> for Threads<D> {
         let payload_bytes = call.payload_bytes(block.len(), block.dtype());
         self.audit.count(call.kind(), payload_bytes);
         let subject = Subject::Call { call, len: block.len(), dtype: block.dtype() };
-        let (visit, span) = self.begin(call.kind(), subject, payload_bytes);
-        let (completion, pending) = Pending::traced(span);
+        let (visit, unit) = self.begin(call.kind(), subject);
+        let carried_out = self.queue.carried_out();
+        let span = self.stream.span(call.kind(), visit.sequence, payload_bytes, unit, carried_out);
+        let (completion, pending) = Pending::under_way(span);
         let (group, progress) = (Arc::clone(&self.group), self.progress.clone());
-        let ready = self.queue.device().event().map_err(|error| CommError::Kernel(error.to_string()))?;
+        let ready = self.queue.device().event()?;
         self.queue.submit(Job { group, visit, call, block, ready, completion, progress })?;
         Ok(pending)
     }

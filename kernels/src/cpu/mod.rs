@@ -29,6 +29,7 @@ mod swiglu;
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
@@ -128,6 +129,7 @@ impl Storage for Cpu {
     type Event = ();
     /// None is ever made.
     type Graph = Infallible;
+    type Moment = Instant;
 
     fn caps(&self) -> Caps {
         Self::CAPS
@@ -172,6 +174,18 @@ impl Storage for Cpu {
 
     fn wait(&self, _event: &()) -> Result<()> {
         Ok(())
+    }
+
+    fn moment(&self) -> Result<Instant> {
+        Ok(Instant::now())
+    }
+
+    fn elapsed(&self, from: &Instant, to: &Instant) -> Result<Option<Duration>> {
+        Ok(Some(to.saturating_duration_since(*from)))
+    }
+
+    fn reached_at(&self, moment: &Instant) -> Result<Option<Instant>> {
+        Ok(Some(*moment))
     }
 
     /// One thread of its own for every four that compute, at least one.

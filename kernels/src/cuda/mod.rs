@@ -27,6 +27,8 @@ mod step_scalars;
 mod sums;
 mod swiglu;
 
+use std::time::{Duration, Instant};
+
 use crate::device::Caps;
 use crate::{Cost, Element, KernelError, Result, Storage, TensorMut, TensorRef};
 
@@ -68,6 +70,7 @@ impl<Dr: Driver> Storage for Cuda<Dr> {
     type Memory = Dr::Memory;
     type Event = Dr::Event;
     type Graph = Dr::Graph;
+    type Moment = Dr::Moment;
 
     fn caps(&self) -> Caps {
         Self::CAPS
@@ -121,6 +124,18 @@ impl<Dr: Driver> Storage for Cuda<Dr> {
 
     fn wait(&self, event: &Dr::Event) -> Result<()> {
         self.driver.wait(event)
+    }
+
+    fn moment(&self) -> Result<Dr::Moment> {
+        self.driver.moment()
+    }
+
+    fn elapsed(&self, from: &Dr::Moment, to: &Dr::Moment) -> Result<Option<Duration>> {
+        self.driver.elapsed(from, to)
+    }
+
+    fn reached_at(&self, moment: &Dr::Moment) -> Result<Option<Instant>> {
+        self.driver.reached_at(moment)
     }
 
     fn fork(&self) -> Result<Self> {

@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::device::Caps;
 use crate::ops::*;
@@ -56,6 +57,8 @@ impl Storage for DryRun {
     type Event = ();
     /// None is ever made.
     type Graph = Infallible;
+    /// Nothing takes time.
+    type Moment = ();
 
     fn caps(&self) -> Caps {
         self.caps
@@ -96,6 +99,18 @@ impl Storage for DryRun {
 
     fn wait(&self, _event: &()) -> Result<()> {
         Ok(())
+    }
+
+    fn moment(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn elapsed(&self, _from: &(), _to: &()) -> Result<Option<Duration>> {
+        Ok(Some(Duration::ZERO))
+    }
+
+    fn reached_at(&self, _moment: &()) -> Result<Option<Instant>> {
+        Ok(Some(Instant::now()))
     }
 
     fn fork(&self) -> Result<Self> {

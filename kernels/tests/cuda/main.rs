@@ -20,6 +20,7 @@ mod graphs;
 mod instructions;
 #[cfg(feature = "emulator")]
 mod mistakes;
+mod moments;
 mod philox;
 mod rms_norm;
 mod rope;

@@ -1,7 +1,9 @@
 //! Host programs that forget an event, read what is not there, or go on after a fault: each is caught by the emulated
 //! device, some by one setting only.
 
-use tisserand_kernels::cuda::driver::emulated::{Completion, Emulated, Settings};
+use std::time::Duration;
+
+use tisserand_kernels::cuda::driver::emulated::{Completion, Emulated, HostWaits, Settings};
 use tisserand_kernels::ops::elementwise::{self, fill};
 use tisserand_kernels::testing::{download, upload};
 use tisserand_kernels::{Context, Cuda, KernelError, Result, Storage};
@@ -125,6 +127,32 @@ fn devices_reach_each_other_and_fail_one_by_one() {
     ctx.device.wait(&peer.device.event().unwrap()).unwrap();
     assert!(message(ctx.device.synchronize()).contains("cast_f32_f32"));
     assert!(message(peer.device.synchronize()).contains("has failed before"));
+}
+
+#[test]
+fn a_moment_has_no_time_until_its_stream_comes_to_it() {
+    let ctx = completing(Completion::Late);
+    let (begin, pause) = (ctx.device.moment().unwrap(), Duration::from_millis(20));
+    ctx.device.driver().stall(pause).unwrap();
+    let end = ctx.device.moment().unwrap();
+    assert_eq!(ctx.device.elapsed(&begin, &end).unwrap(), None);
+    assert_eq!(ctx.device.reached_at(&begin).unwrap(), None);
+    ctx.device.synchronize().unwrap();
+    assert!(ctx.device.elapsed(&begin, &end).unwrap().unwrap() >= pause);
+}
+
+#[test]
+fn waits_of_the_host_are_counted_on_all_streams() {
+    let ctx = completing(Completion::Late);
+    let other = fork(&ctx);
+    let mut x = block(&ctx);
+    fill(&ctx, 1.0, x.view_mut([LEN])).unwrap();
+    let event = ctx.device.event().unwrap();
+    other.device.wait(&event).unwrap();
+    assert_eq!(ctx.device.driver().host_waits(), HostWaits::default());
+    read(&ctx, &x).unwrap();
+    other.device.synchronize().unwrap();
+    assert_eq!(ctx.device.driver().host_waits(), HostWaits { synchronizations: 1, downloads: 1 });
 }
 
 #[test]

@@ -66,7 +66,7 @@ pub struct Executor<D: Device> {
     /// Sums of cross-entropy and z-loss over each micro-batch of the step [2, micro_steps].
     losses: Block<D>,
     flight: InFlight<D>,
-    pub(super) notes: Notes,
+    pub(super) notes: Notes<D>,
     /// The step as graphs.
     pub(super) recording: Recording<D>,
 }
@@ -123,7 +123,8 @@ impl<D: Device> Executor<D> {
         ctx.device.zero(scalars.view_mut([step_scalars::WORDS]))?;
         let losses = ctx.arena.block(Class::Constants, DType::F32, 2 * micro_steps)?;
         let actions = schedule::train_step(&network.model, &sharding, micro_steps);
-        let (flight, notes) = (InFlight::new(&network.model), Notes::new(&network.model, progress));
+        let (flight, notes) =
+            (InFlight::new(&network.model), Notes::new(&network.model, &network.ctx.device, progress));
         Ok(Executor {
             network,
             gradients,
@@ -215,10 +216,9 @@ impl<D: Device> Executor<D> {
 
     /// One action, noted.
     pub(super) fn act(&mut self, action: Action, micro_batches: &[MicroBatch]) -> Result<()> {
-        let begin = self.notes.begin(action);
+        let begin = self.notes.begin(action)?;
         self.run(action, micro_batches)?;
-        self.notes.end(action, begin);
-        Ok(())
+        self.notes.end(action, begin)
     }
 
     fn run(&mut self, action: Action, micro_batches: &[MicroBatch]) -> Result<()> {

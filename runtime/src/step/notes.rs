@@ -1,25 +1,29 @@
 //! Tells what this rank is doing: the newest action for a hang report, all of them for a trace.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tisserand_collectives::Progress;
+use tisserand_collectives::trace::Timeline;
+use tisserand_kernels::Storage;
 
 use super::Action;
+use crate::error::Result;
 use crate::model::Transformer;
 
 /// Where an executor tells it. Names are made once: a step does not allocate.
-pub(super) struct Notes {
+pub(super) struct Notes<D: Storage> {
     progress: Progress,
+    timeline: Arc<Timeline<D>>,
     actions: [Arc<str>; Action::NAMES.len()],
     units: Vec<Arc<str>>,
     graph: Arc<str>,
 }
 
-impl Notes {
-    pub(super) fn new(model: &Transformer, progress: Progress) -> Self {
+impl<D: Storage> Notes<D> {
+    pub(super) fn new(model: &Transformer, device: &D, progress: Progress) -> Self {
         let units = model.units.iter().map(|unit| unit.name.as_str().into()).collect();
-        Notes { progress, actions: Action::NAMES.map(Into::into), units, graph: "graph".into() }
+        let timeline = Timeline::new(progress.trace(), device);
+        Notes { progress, timeline, actions: Action::NAMES.map(Into::into), units, graph: "graph".into() }
     }
 
     /// A step begins.
@@ -28,17 +32,17 @@ impl Notes {
     }
 
     /// An action begins; the result is for [`Notes::end`].
-    pub(super) fn begin(&self, action: Action) -> Option<Instant> {
+    pub(super) fn begin(&self, action: Action) -> Result<Option<D::Moment>> {
         let name = Arc::clone(&self.actions[action.index()]);
         let unit = action.unit().map(|unit| Arc::clone(&self.units[unit]));
         self.progress.note(|activity| (activity.action, activity.unit) = (Some(name), unit));
-        self.progress.trace().begin()
+        Ok(self.timeline.begin_action()?)
     }
 
     /// It ends.
-    pub(super) fn end(&self, action: Action, begin: Option<Instant>) {
+    pub(super) fn end(&self, action: Action, begin: Option<D::Moment>) -> Result<()> {
         let unit = action.unit().map(|unit| Arc::clone(&self.units[unit]));
-        self.progress.trace().end_action(begin, action.name(), unit, action.micro_batch());
+        Ok(self.timeline.end_action(begin, action.name(), unit, action.micro_batch())?)
     }
 
     /// Many actions at once, which nobody can tell apart.

@@ -119,7 +119,7 @@ impl Report {
         self.data_wait += time;
     }
 
-    /// Time that a step waited for its collectives.
+    /// Time that steps waited for their collectives.
     pub fn waited_for_collectives(&mut self, time: Duration) {
         if let Some(sum) = &mut self.exposed_communication {
             *sum += time;

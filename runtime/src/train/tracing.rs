@@ -1,7 +1,7 @@
 //! The steps of `log.trace_steps`: records them and writes one file per rank.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tisserand_collectives::Trace;
 
@@ -32,8 +32,10 @@ impl Tracing {
         let actions = schedule::train_step(run.engine.model(), &run.engine.sharding(), config.grad_accum());
         let calls: u64 = run.plan.traffic.iter().map(|audit| audit.calls()).sum();
         let [first, last] = steps.unwrap_or_default();
+        let trace = run.control.progress().trace().clone();
+        trace.count_waits(false);
         Tracing {
-            trace: run.control.progress().trace().clone(),
+            trace,
             steps: left,
             spans: Vec::new(),
             // Every collective is one event, and the wait for it another.
@@ -45,13 +47,14 @@ impl Tracing {
         }
     }
 
-    /// Where events are recorded.
-    pub(super) fn trace(&self) -> &Trace {
-        &self.trace
+    /// How long steps have waited for collectives since the last call, as far as the device has got.
+    pub(super) fn take_waited(&self) -> Duration {
+        self.trace.take_waited()
     }
 
     /// A step begins.
     pub(super) fn begin(&mut self, step: u64) {
+        self.trace.count_waits(true);
         let Some([first, last]) = self.steps else { return };
         if !(first..=last).contains(&step) {
             return;
@@ -69,6 +72,7 @@ impl Tracing {
 
     /// It ends. Returns whether it was the last one.
     pub(super) fn end(&mut self, step: u64) -> bool {
+        self.trace.count_waits(false);
         let Some(span) = self.spans.last_mut().filter(|span| span.step == step) else { return false };
         span.end = Instant::now();
         self.trace.record(false);
@@ -80,7 +84,7 @@ impl Tracing {
         !self.spans.is_empty()
     }
 
-    /// Writes what was recorded. What was begun in these steps must have ended.
+    /// Writes what was recorded. What was begun in these steps must have ended, on the device too.
     pub(super) fn write(&mut self) -> Result<Written> {
         self.steps = None;
         let (kept, spans) = (self.trace.take(), std::mem::take(&mut self.spans));

@@ -142,11 +142,9 @@ impl Trainer {
         let run = &mut self.run;
         let step = run.state.step + 1;
         let inputs = step_inputs(run, step, valid_tokens);
-        let waited = self.tracing.trace().waited();
         self.tracing.begin(step);
         run.engine.train(&inputs, &batch.micro_batches)?;
         let is_traced = self.tracing.end(step);
-        self.report.waited_for_collectives(self.tracing.trace().waited() - waited);
         if let Some(after_first_step) = run.after_first_step.take() {
             after_first_step();
         }
@@ -163,6 +161,8 @@ impl Trainer {
     /// Writes the trace of the steps so far. Collectives that outlast their step belong to it.
     fn write_trace(&mut self) -> Result<()> {
         self.run.engine.settle()?;
+        // The device answers behind all of them.
+        self.run.engine.scalars()?;
         let written = self.tracing.write();
         self.report.traced(written);
         Ok(())
@@ -195,6 +195,8 @@ impl Trainer {
         }
         let (lr, z_loss) = (learning_rate(&self.run, step), config.training.z_loss > 0.0);
         let scalars = self.read_scalars()?;
+        // The device has answered, so all waits of these steps have their times.
+        self.report.waited_for_collectives(self.tracing.take_waited());
         let memory = self.run.engine.memory();
         let state = &mut self.run.state;
         let scores = &mut state.spike_scores;

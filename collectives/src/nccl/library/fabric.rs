@@ -12,7 +12,6 @@ use super::comm::Comm;
 use super::operation::{Addresses, operations, type_code};
 use crate::nccl::communicator::note_end;
 use crate::nccl::fabric::{Buffers, Ended, Fabric, Job, Line, Name, Place, UnderWay, follow};
-use crate::trace::Span;
 use crate::{CommError, Progress};
 use std::sync::Arc;
 
@@ -64,7 +63,6 @@ struct NcclLine<Dr: RawDriver> {
 /// A job in the stream.
 struct Flight<Dr: RawDriver> {
     name: Name,
-    span: Span,
     ready: Dr::Event,
     done: Dr::Event,
     /// When it was first seen that nothing but other ranks is in its way.
@@ -79,6 +77,7 @@ impl<Dr: RawDriver> NcclLine<Dr> {
     /// Queues jobs; returns the point behind them.
     fn queue(&self, jobs: &mut [Job<Cuda<Dr>>]) -> Result<Dr::Event, CommError> {
         jobs.iter().try_for_each(|job| self.device.wait(&job.ready))?;
+        let begun: Vec<_> = jobs.iter().map(|job| job.span.begin(&self.device)).collect::<Result<_, _>>()?;
         let phases = jobs.iter().map(|job| job.phases.len()).max().unwrap_or(0);
         assert!(jobs.len() == 1 || phases <= 1, "only messages go together");
         for phase in 0..phases {
@@ -89,6 +88,7 @@ impl<Dr: RawDriver> NcclLine<Dr> {
                 }
             }
         }
+        jobs.iter().zip(begun).try_for_each(|(job, begun)| job.span.end(&self.device, begun))?;
         Ok(self.device.event()?)
     }
 
@@ -144,10 +144,10 @@ impl<Dr: RawDriver> Line<Cuda<Dr>> for NcclLine<Dr> {
             }
         };
         let mut tickets: Vec<Box<dyn UnderWay<Cuda<Dr>>>> = Vec::with_capacity(jobs.len());
-        for Job { name, buffers, ready, span, .. } in jobs {
+        for Job { name, buffers, ready, .. } in jobs {
             let (compute, ended) = (compute.clone(), Arc::clone(&self.ended));
             tickets.push(Box::new(Ticket { buffers: Some(buffers), compute, done: done.clone(), ended }));
-            self.flights().push_back(Flight { name, span, ready, done: done.clone(), since: None });
+            self.flights().push_back(Flight { name, ready, done: done.clone(), since: None });
         }
         Ok(tickets)
     }
@@ -163,8 +163,7 @@ impl<Dr: RawDriver> Line<Cuda<Dr>> for NcclLine<Dr> {
                 Ok(false) => return flight.overdue(&self.device, self.timeout),
                 Err(error) => return Some(format!("{}: {error}", flight.name)),
             }
-            let Flight { name, span, .. } = flights.pop_front()?;
-            span.ended();
+            let Flight { name, .. } = flights.pop_front()?;
             note_end(&self.progress, &name);
         }
         None

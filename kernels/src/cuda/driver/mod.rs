@@ -5,8 +5,10 @@
 pub mod cudarc;
 #[cfg(feature = "emulator")]
 pub mod emulated;
+mod moments;
 mod raw;
 
+pub use moments::Moments;
 pub use raw::RawDriver;
 
 use super::{Arg, Cuda, LaunchConfig};
@@ -45,7 +47,7 @@ impl<'a, M> Span<'a, M> {
 /// share the stream. What is queued holds what it needs; spans need not outlive the call.
 ///
 /// An error may belong to work queued before. After the fault of a kernel the device stays failed: every later call errs.
-pub trait Driver: Clone + Send + Sync + 'static {
+pub trait Driver: Moments + Clone + Send + Sync + 'static {
     /// One allocation. It stays valid until it is dropped and all work queued on it is done.
     type Memory: Send + Sync + 'static;
 
@@ -99,7 +101,7 @@ pub trait Driver: Clone + Send + Sync + 'static {
 
     /// Runs `work`, and records the kernels, copies and zeros that it queues on this stream instead of doing them: in
     /// their order, with the arguments that they have now. All else that it asks of this stream is refused with one
-    /// line: uploads, which take bytes of the host as they are once; downloads, events, waits and synchronisation,
+    /// line: uploads, which take bytes of the host as they are once; downloads, events, moments, waits and synchronisation,
     /// which would wait for what does not happen; allocations, forks, and graphs inside of graphs. Meanwhile no other
     /// thread uses this stream.
     fn capture<E: From<KernelError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<Self::Graph, E>;

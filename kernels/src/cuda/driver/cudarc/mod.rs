@@ -11,6 +11,7 @@ mod context;
 mod graph;
 mod kernels;
 mod memory;
+mod moments;
 mod probe;
 mod raw;
 mod staging;
@@ -31,6 +32,8 @@ use graph::Capture;
 pub use graph::CudaGraph;
 use kernels::{Arguments, Kernels};
 pub use memory::CudaMemory;
+pub use moments::CudaMoment;
+use moments::Times;
 pub use probe::{Gpu, probe};
 use staging::Staging;
 use stream::{Event, Stream};
@@ -40,6 +43,7 @@ use stream::{Event, Stream};
 pub struct Cudarc {
     stream: Arc<Stream>,
     kernels: Arc<Kernels>,
+    times: Arc<Times>,
     /// Made by the first upload: few streams have any.
     staging: Arc<Mutex<Option<Staging>>>,
 }
@@ -68,7 +72,8 @@ impl Cudarc {
         let (gpu, code) = probe::choose(ordinal)?;
         let context = Context::open(gpu)?;
         let kernels = Kernels::load(Arc::clone(&context), code, MODULES.iter().chain(more))?;
-        Self::on(&context, Arc::new(kernels))
+        let times = Times::new(&context)?;
+        Self::on(&context, Arc::new(kernels), Arc::new(times))
     }
 
     /// What GPU it is.
@@ -76,8 +81,8 @@ impl Cudarc {
         self.context().gpu()
     }
 
-    fn on(context: &Arc<Context>, kernels: Arc<Kernels>) -> Result<Self> {
-        Ok(Cudarc { stream: Arc::new(Stream::new(context)?), kernels, staging: Arc::default() })
+    fn on(context: &Arc<Context>, kernels: Arc<Kernels>, times: Arc<Times>) -> Result<Self> {
+        Ok(Cudarc { stream: Arc::new(Stream::new(context)?), kernels, times, staging: Arc::default() })
     }
 
     fn context(&self) -> &Arc<Context> {
@@ -197,7 +202,7 @@ impl Driver for Cudarc {
 
     fn fork(&self) -> Result<Self> {
         self.refuse_in_capture("fork")?;
-        Self::on(self.context(), Arc::clone(&self.kernels))
+        Self::on(self.context(), Arc::clone(&self.kernels), Arc::clone(&self.times))
     }
 
     fn capture<E: From<KernelError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<CudaGraph, E> {

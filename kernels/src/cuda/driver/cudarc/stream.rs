@@ -27,7 +27,7 @@ unsafe impl Send for Stream {}
 // SAFETY: as above.
 unsafe impl Sync for Stream {}
 
-/// An event without times.
+/// An event.
 pub(super) struct Event {
     raw: CUevent,
     context: Arc<Context>,
@@ -109,12 +109,20 @@ impl Drop for Stream {
 }
 
 impl Event {
-    /// An event that marks nothing yet: who waits for it does not wait.
+    /// An event without times that marks nothing yet: who waits for it does not wait.
     pub(super) fn new(context: &Arc<Context>) -> Result<Self> {
+        Self::with(context, CUevent_flags::CU_EVENT_DISABLE_TIMING as u32)
+    }
+
+    /// An event with times, which costs the GPU a write more.
+    pub(super) fn timed(context: &Arc<Context>) -> Result<Self> {
+        Self::with(context, 0)
+    }
+
+    fn with(context: &Arc<Context>, flags: u32) -> Result<Self> {
         context.enter()?;
         let mut raw = std::ptr::null_mut();
-        let flags =
-            CUevent_flags::CU_EVENT_DISABLE_TIMING as u32 | CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
+        let flags = flags | CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
         // SAFETY: the context is current; the driver writes one handle.
         check("cuEventCreate", unsafe { sys::cuEventCreate(&mut raw, flags) })?;
         Ok(Event { raw, context: Arc::clone(context) })
@@ -125,6 +133,11 @@ impl Event {
         let stream = stream.enter()?;
         // SAFETY: stream and event are alive and, made by one driver handle, of one context.
         check("cuEventRecord", unsafe { sys::cuEventRecord(self.raw, stream) })
+    }
+
+    /// The event for a call of the driver.
+    pub(super) fn raw(&self) -> CUevent {
+        self.raw
     }
 
     /// Whether the point is reached.

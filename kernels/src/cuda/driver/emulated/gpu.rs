@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::abi::Counters;
+use super::host_waits::HostWaitCounter;
 use super::settings::{Completion, Settings};
 use super::work::Work;
 use crate::cuda::driver::refused_in_capture;
@@ -20,6 +21,7 @@ pub(super) struct Gpu {
     state: Mutex<State>,
     /// A stream has done a piece of work.
     advanced: Condvar,
+    host_waits: HostWaitCounter,
 }
 
 #[derive(Default)]
@@ -77,11 +79,16 @@ enum Next {
 
 impl Gpu {
     pub(super) fn new(settings: Settings) -> Self {
-        Gpu { settings, state: Mutex::default(), advanced: Condvar::new() }
+        let (state, advanced, host_waits) = (Mutex::default(), Condvar::new(), HostWaitCounter::default());
+        Gpu { settings, state, advanced, host_waits }
     }
 
     pub(super) fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    pub(super) fn host_waits(&self) -> &HostWaitCounter {
+        &self.host_waits
     }
 
     /// The number of a new stream.

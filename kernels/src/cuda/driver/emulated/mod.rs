@@ -7,11 +7,14 @@
 mod abi;
 mod capture;
 mod gpu;
+mod host_waits;
 mod memory;
+mod moments;
 mod settings;
 mod work;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Driver, Span};
 use crate::cuda::{Arg, LaunchConfig};
@@ -23,8 +26,10 @@ use capture::Capture;
 pub use capture::EmulatedGraph;
 pub use gpu::EmulatedEvent;
 use gpu::Gpu;
+pub use host_waits::HostWaits;
 pub use memory::EmulatedMemory;
 use memory::Range;
+pub use moments::EmulatedMoment;
 pub use settings::{Completion, Schedule, Settings};
 use work::Work;
 
@@ -66,6 +71,19 @@ impl Emulated {
     /// one. What a graph records is not queued.
     pub fn commands(&self) -> u64 {
         self.stream.gpu.commands()
+    }
+
+    /// How often the host has waited for the device so far, on all streams.
+    pub fn host_waits(&self) -> HostWaits {
+        self.stream.gpu.host_waits().read()
+    }
+
+    /// Queues work that takes so long and does nothing: to be late on purpose.
+    ///
+    /// # Errors
+    /// As other work.
+    pub fn stall(&self, time: Duration) -> Result<()> {
+        self.queue(Work::Stall(time))
     }
 
     fn on(gpu: Arc<Gpu>) -> Self {
@@ -120,7 +138,8 @@ impl Driver for Emulated {
     fn download(&self, src: Span<'_, EmulatedMemory>, dst: &mut [u8]) -> Result<()> {
         assert_eq!(src.size_bytes, dst.len(), "download of another length");
         self.refuse_in_capture("download")?;
-        self.synchronize()?;
+        self.stream.gpu.host_waits().download();
+        self.stream.gpu.finish(self.stream.number)?;
         let range = range(src);
         if let Some(first) = range.first_poisoned() {
             let (start, end) = (src.offset_bytes, src.offset_bytes + src.size_bytes);
@@ -175,6 +194,7 @@ impl Driver for Emulated {
 
     fn synchronize(&self) -> Result<()> {
         self.refuse_in_capture("synchronize")?;
+        self.stream.gpu.host_waits().synchronization();
         self.stream.gpu.finish(self.stream.number)
     }
 

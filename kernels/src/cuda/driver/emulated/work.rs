@@ -1,6 +1,7 @@
 //! What waits in a stream: everything that a device does, with the memory that it needs.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use super::abi::{self, Counters, OwnedArg};
 use super::memory::Range;
@@ -18,6 +19,10 @@ pub(super) enum Work {
     Zero(Range),
     /// The bytes have no owner: whoever reads them before they are written is at fault.
     Discard(Range),
+    /// The time goes there.
+    Stamp(Arc<OnceLock<Instant>>),
+    /// So much of it passes.
+    Stall(Duration),
     /// A kernel, its launch and its arguments.
     Launch(&'static str, LaunchConfig, Box<[OwnedArg]>),
     /// All that a graph has recorded.
@@ -27,7 +32,7 @@ pub(super) enum Work {
 impl Work {
     /// Whether a GPU's driver would be called for it.
     pub(super) fn is_command(&self) -> bool {
-        !matches!(self, Work::Discard(_))
+        !matches!(self, Work::Discard(_) | Work::Stamp(_) | Work::Stall(_))
     }
 
     /// Does it. The error is a kernel's fault.
@@ -37,6 +42,10 @@ impl Work {
             Work::Copy(src, dst) => dst.copy_from(src),
             Work::Zero(dst) => dst.zero(),
             Work::Discard(dead) => dead.poison(),
+            Work::Stamp(reached) => {
+                reached.get_or_init(Instant::now);
+            }
+            Work::Stall(time) => std::thread::sleep(*time),
             Work::Launch(kernel, config, args) => {
                 return abi::launch(kernel, *config, args, settings, counters);
             }

@@ -1,0 +1,62 @@
+//! The same with emulated GPUs: streams that are late and early, waits of streams and of the host.
+
+use std::time::Duration;
+
+use tisserand_kernels::cuda::driver::emulated::{Completion, Emulated, HostWaits, Settings};
+use tisserand_kernels::testing::upload;
+use tisserand_kernels::{Context, Cuda, Storage};
+
+use super::*;
+
+fn context(completion: Completion) -> Context<Cuda<Emulated>> {
+    let settings = Settings { completion, ..Settings::default() };
+    Context::new(Cuda::new(Emulated::new(settings)), 32 << 20).unwrap()
+}
+
+#[test]
+fn calls_conform_whenever_streams_do_their_work() {
+    // The first stream is the rank's own; those behind it are of communicators.
+    for completion in [Completion::Late, Completion::Mixed(0b01), Completion::Mixed(!1)] {
+        on_ranks_with(
+            |_| context(completion),
+            2,
+            Sums::Tree,
+            PATIENCE,
+            |world, ctx, _| {
+                let mut world = world.split("world", 0, world.rank()).unwrap();
+                conformance::all(&mut Rank { world: &mut *world, ctx }, |_| ());
+            },
+        );
+    }
+}
+
+#[test]
+fn streams_wait_for_the_slowest_rank_and_hosts_for_none() {
+    const DELAY: Duration = Duration::from_millis(800);
+    for sums in [Sums::Tree, Sums::Library] {
+        on_ranks_with(
+            |_| context(Completion::Late),
+            2,
+            sums,
+            PATIENCE,
+            |world, ctx, control| {
+                let mut pair = world.split("dp_shard", 0, world.rank()).unwrap();
+                let trace = control.progress().trace();
+                trace.reserve(2);
+                trace.record(true);
+                let block = upload(&ctx, &[1.0_f32; 8]);
+                if control.rank() == 1 {
+                    ctx.device.driver().stall(DELAY).unwrap();
+                }
+                let block = pair.run(Call::AllReduce(ReduceOp::Sum), block).unwrap();
+                assert_eq!(ctx.device.driver().host_waits(), HostWaits::default());
+                ctx.device.synchronize().unwrap();
+                drop(block);
+                let waited = trace.take_waited();
+                assert!(control.rank() == 1 || waited >= DELAY / 2 && waited < 10 * DELAY, "{waited:?}");
+                let kept = trace.take();
+                assert_eq!((kept.events.len(), kept.lost), (2, 0));
+            },
+        );
+    }
+}
