@@ -12,11 +12,15 @@ pub mod job;
 pub mod lineage;
 pub mod lock;
 pub mod status;
+pub mod stop;
 pub mod time_limit;
+pub mod triggers;
 
 pub use folder::RunFolder;
 pub use job::{HostRow, JobFolder, ProcessDescription, keep_failure_report};
 pub use lineage::{Difference, LineageEntry};
 pub use lock::RunLock;
 pub use status::{State, Status, StatusFile};
-pub use time_limit::{StopFlag, StopReason, TimeLimit};
+pub use stop::{StopFlag, StopReason};
+pub use time_limit::TimeLimit;
+pub use triggers::{Trigger, Triggers};

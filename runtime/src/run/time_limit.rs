@@ -1,8 +1,5 @@
-//! When a run must stop early: before its time limit, or because a signal asked for it. No signal is handled
-//! here: the handler sets a [`StopFlag`], the trainer reads it between steps.
+//! When a run must stop before its time limit.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
 /// The job's time limit, from `run.max_minutes` or Slurm.
@@ -36,60 +33,6 @@ impl TimeLimit {
     }
 }
 
-/// Why a signal asked the run to stop.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum StopReason {
-    /// SIGTERM: the job is cancelled, preempted or out of time.
-    Terminate = 1,
-    /// SIGUSR1: Slurm's warning ahead of the limit (`--signal=B:USR1@300`).
-    User1 = 2,
-    /// SIGINT: control-C.
-    Interrupt = 3,
-}
-
-impl StopReason {
-    /// Every reason.
-    pub const ALL: [StopReason; 3] = [StopReason::Terminate, StopReason::User1, StopReason::Interrupt];
-
-    /// The name of the signal.
-    pub fn signal_name(self) -> &'static str {
-        match self {
-            StopReason::Terminate => "SIGTERM",
-            StopReason::User1 => "SIGUSR1",
-            StopReason::Interrupt => "SIGINT",
-        }
-    }
-}
-
-/// Set once by a signal handler, read by the trainer; clones share it. Setting it is one atomic
-/// operation, so a handler may do it.
-#[derive(Clone, Debug, Default)]
-pub struct StopFlag(Arc<AtomicU8>);
-
-impl StopFlag {
-    /// Not set.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Asks the run to stop at the next step boundary. The first reason stays.
-    pub fn request(&self, reason: StopReason) {
-        // Failure means that a reason is set already, which is what is wanted.
-        let _ = self.0.compare_exchange(0, reason as u8, Ordering::Relaxed, Ordering::Relaxed);
-    }
-
-    /// Why to stop; `None` to go on.
-    pub fn requested(&self) -> Option<StopReason> {
-        match self.0.load(Ordering::Relaxed) {
-            0 => None,
-            1 => Some(StopReason::Terminate),
-            2 => Some(StopReason::User1),
-            _ => Some(StopReason::Interrupt),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,19 +52,5 @@ mod tests {
         let limit = TimeLimit::new(None, Instant::now());
         assert!(!limit.must_stop_after(1e12, 1e12, f64::NAN));
         assert_eq!(limit.remaining_s(), None);
-    }
-
-    #[test]
-    fn the_first_reason_stays_and_clones_share_it() {
-        let flag = StopFlag::new();
-        assert_eq!(flag.requested(), None);
-        flag.clone().request(StopReason::User1);
-        flag.request(StopReason::Terminate);
-        assert_eq!(flag.requested(), Some(StopReason::User1));
-        for reason in [StopReason::Terminate, StopReason::User1, StopReason::Interrupt] {
-            let flag = StopFlag::new();
-            flag.request(reason);
-            assert_eq!(flag.requested(), Some(reason));
-        }
     }
 }

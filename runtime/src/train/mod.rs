@@ -1,7 +1,7 @@
 //! A training run from its run file to its exit code, on one rank. Nothing here is generic over devices.
 //!
 //! - [`setup`]: folder, lock, plan, engine; [`corpus`]: data; `start`: where the weights come from.
-//! - [`trainer`]: the loop over steps.
+//! - [`trainer`]: the loop over steps; `agreement`: what ranks agree on between them.
 //! - [`saving`]: snapshots of the engine and the checkpoints written from them.
 //! - [`report`]: what a run tells while it runs: log line, metrics, TensorBoard, status.
 //! - [`evaluation`]: validation losses.
@@ -9,6 +9,7 @@
 //! Every rank runs all of it; rank 0 (the *lead*) decides what must be one decision and writes what must be
 //! written once.
 
+mod agreement;
 pub mod corpus;
 pub mod evaluation;
 pub mod report;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tisserand_collectives::control::Combine;
 use tisserand_collectives::{Axis, Channel};
 use tisserand_kernels::ops::step_scalars::StepScalars;
 
 use super::Outcome;
+use super::agreement::{Agreement, StopCause};
 use super::corpus::batch_shape;
 use super::report::{self, Report};
 use super::saving::{self, Saving};
@@ -19,13 +19,7 @@ use crate::data::{Loader, LoaderConfig, StepBatch};
 use crate::engine::Part;
 use crate::error::{Error, Result};
 use crate::log::ResumeRecord;
-use crate::run::{State, StopReason, TimeLimit};
-
-/// What all ranks do after a step.
-struct Agreement {
-    stop: Option<String>,
-    save: bool,
-}
+use crate::run::{State, TimeLimit, Trigger, Triggers};
 
 /// What a rank does outside of the actions of a step, for the table after a failure.
 #[derive(Clone, Copy)]
@@ -50,6 +44,8 @@ pub struct Trainer {
     saving: Saving,
     report: Report,
     tracing: Tracing,
+    /// On rank 0.
+    triggers: Option<Triggers>,
     time_limit: TimeLimit,
     longest_step_s: f64,
     /// Training stood still for so long when the save under way began.
@@ -94,9 +90,18 @@ impl Trainer {
         let crew = Crew::new(Arc::clone(&run.control));
         let saving = Saving::new(&run.config, &run.folder, run.tokenizer.clone(), crew)?;
         let time_limit = TimeLimit::new(run.config.run.max_minutes, run.started);
-        let (names, tracing) = (Doing::NAMES.map(Into::into), Tracing::new(&run));
-        let (longest_step_s, stall_s) = (0.0, 0.0);
-        Ok(Trainer { run, names, loader, saving, report, tracing, time_limit, longest_step_s, stall_s })
+        Ok(Trainer {
+            names: Doing::NAMES.map(Into::into),
+            tracing: Tracing::new(&run),
+            triggers: triggers(&run),
+            run,
+            loader,
+            saving,
+            report,
+            time_limit,
+            longest_step_s: 0.0,
+            stall_s: 0.0,
+        })
     }
 
     fn note(&self, doing: Doing) {
@@ -121,8 +126,8 @@ impl Trainer {
                 return self.finish();
             }
             let agreed = self.agree()?;
-            if let Some(reason) = agreed.stop {
-                return self.stop(reason);
+            if let Some(cause) = agreed.stop {
+                return self.stop(cause);
             }
             self.save_weights(step)?;
             if agreed.save {
@@ -316,28 +321,35 @@ impl Trainer {
     /// for which the lead's clock counts.
     fn agree(&mut self) -> Result<Agreement> {
         self.note(Doing::Agree);
+        let asked = self.look_for_triggers();
         let is_lead = self.run.control.rank() == 0;
-        let signal = self.run.stop.requested().map_or(0, |signal| signal as u64 + 1);
+        let is_due = is_lead && self.saving.is_due(self.run.state.step);
+        let file = (asked == Some(Trigger::Stop)).then_some(StopCause::File);
+        let signal = self.run.stop.requested().map(StopCause::Signal);
         let out_of_time = self.time_limit.must_stop(self.longest_step_s, self.saving.longest_s());
-        let save = is_lead && self.saving.is_due(self.run.state.step);
-        let words = [signal.max(u64::from(out_of_time)), u64::from(save)];
-        let agreed = self.run.control.reduce(Channel::Step, Combine::Max, &words)?;
-        let reason = |signal: StopReason| signal.signal_name().to_owned();
-        let stop = match agreed[0] {
-            0 => None,
-            1 => Some("run.max_minutes is nearly over".to_owned()),
-            word => StopReason::ALL.into_iter().find(|signal| *signal as u64 + 1 == word).map(reason),
-        };
-        Ok(Agreement { stop, save: agreed[1] > 0 })
+        let stop = file.or(signal).or(out_of_time.then_some(StopCause::MaxMinutes));
+        let own = Agreement { stop, save: is_due || asked == Some(Trigger::Save) };
+        Ok(own.reach(self.run.control.as_ref())?)
     }
 
-    fn stop(mut self, reason: String) -> Result<Outcome> {
+    /// What somebody asks for by a file in the run folder. On rank 0.
+    fn look_for_triggers(&mut self) -> Option<Trigger> {
+        let (trigger, warning) = self.triggers.as_mut()?.look();
+        let logger = &self.report.logger;
+        if let Some(trigger) = trigger {
+            logger.line(&format!("the file {} asks for a checkpoint", trigger.file_name()));
+        }
+        warning.iter().for_each(|warning| logger.warn(warning));
+        trigger
+    }
+
+    fn stop(mut self, cause: StopCause) -> Result<Outcome> {
         self.final_checkpoint()?;
         let step = self.run.state.step;
         let message =
-            format!("stopped after step {step} ({reason}) with a checkpoint; run the same command again");
+            format!("stopped after step {step} ({cause}) with a checkpoint; run the same command again");
         self.report.ended(State::Stopped, &message, 75);
-        Ok(Outcome::Stopped(reason))
+        Ok(Outcome::Stopped(cause.to_string()))
     }
 
     fn finish(mut self) -> Result<Outcome> {
@@ -384,6 +396,14 @@ fn open_report(run: &Run) -> Result<Report> {
         state.consumed_tokens,
         run.control.rank() == 0,
     )
+}
+
+/// Rank 0 alone looks for trigger files.
+fn triggers(run: &Run) -> Option<Triggers> {
+    let mut notices = Vec::new();
+    let triggers = (run.control.rank() == 0).then(|| Triggers::new(run.folder.dir(), &mut notices));
+    notices.iter().for_each(|notice| run.logger.warn(notice));
+    triggers
 }
 
 fn learning_rate(run: &Run, step: u64) -> f64 {
