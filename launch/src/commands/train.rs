@@ -8,7 +8,7 @@ use tisserand_runtime::{Error, Result};
 use super::load;
 use crate::ranks::Ranks;
 use crate::world::{self, Agree, World};
-use crate::{cli, device, env, output, signals};
+use crate::{cli, device, env, output, signals, slurm};
 
 /// Trains, on this process's rank or on all of them, and says how to go on.
 pub(super) fn run(arguments: cli::Train) -> Result<u8> {
@@ -29,10 +29,13 @@ fn train(arguments: cli::Train, ranks: &Ranks, world: World) -> Result<u8> {
         fresh: arguments.fresh,
         allow_change: arguments.allow_change,
         quiet: arguments.quiet,
-        job_id: env::job_id(),
+        job: env::job()?,
         process: env::process(),
         notices: Vec::new(),
     };
+    if ranks.rank == 0 && config.run.max_minutes.is_none() && env::slurm_job().is_some() {
+        slurm::watch(options.job.end.clone(), options.job.id.clone(), env::slurm_end_time())?;
+    }
     let stop = StopFlag::new();
     let dir = config.run.dir.display().to_string();
     let part = |place: device::Place, control| {

@@ -9,6 +9,7 @@
 pub mod folder;
 pub mod host;
 pub mod job;
+pub mod job_facts;
 pub mod lineage;
 pub mod lock;
 pub mod status;
@@ -18,9 +19,10 @@ pub mod triggers;
 
 pub use folder::RunFolder;
 pub use job::{HostRow, JobFolder, ProcessDescription, keep_failure_report};
+pub use job_facts::JobFacts;
 pub use lineage::{Difference, LineageEntry};
 pub use lock::RunLock;
 pub use status::{State, Status, StatusFile};
 pub use stop::{StopFlag, StopReason};
-pub use time_limit::TimeLimit;
+pub use time_limit::{Deadline, JobEnd, TimeLimit};
 pub use triggers::{Trigger, Triggers};

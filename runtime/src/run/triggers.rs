@@ -60,7 +60,8 @@ impl Triggers {
             is_spent: false,
         });
         for file in files.iter_mut().filter(|file| file.is_there()) {
-            let notice = format!("{} was there before this start: removed without effect", file.path.display());
+            let notice =
+                format!("{} was there before this start: removed without effect", file.path.display());
             notices.push(file.remove().unwrap_or(notice));
         }
         Triggers { files, looked: Instant::now(), next: 0 }
@@ -101,7 +102,9 @@ impl TriggerFile {
             Err(error) => {
                 self.is_spent = true;
                 let path = self.path.display();
-                Some(format!("cannot remove {path}: {error}; it has no further effect; hint: remove it by hand"))
+                Some(format!(
+                    "cannot remove {path}: {error}; it has no further effect; hint: remove it by hand"
+                ))
             }
         }
     }

@@ -13,6 +13,8 @@ use crate::run::StopReason;
 pub(super) enum StopCause {
     /// The limit of the run file is near.
     MaxMinutes,
+    /// The limit that Slurm sets the job is near.
+    JobLimit,
     /// A signal.
     Signal(StopReason),
     /// The file `stop` in the run folder.
@@ -21,8 +23,9 @@ pub(super) enum StopCause {
 
 impl StopCause {
     /// In ascending order of what counts when ranks bring different ones.
-    const ALL: [StopCause; 6] = [
+    const ALL: [StopCause; 7] = [
         StopCause::MaxMinutes,
+        StopCause::JobLimit,
         StopCause::Signal(StopReason::Terminate),
         StopCause::Signal(StopReason::User1),
         StopCause::Signal(StopReason::User2),
@@ -35,6 +38,7 @@ impl fmt::Display for StopCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StopCause::MaxMinutes => f.write_str("run.max_minutes is nearly over"),
+            StopCause::JobLimit => f.write_str("Slurm's time limit is near"),
             StopCause::Signal(reason) => f.write_str(reason.signal_name()),
             StopCause::File => f.write_str("the file stop in the run folder"),
         }

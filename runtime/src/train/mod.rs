@@ -2,7 +2,8 @@
 //!
 //! - [`setup`]: folder, lock, plan, engine; [`corpus`]: data; `start`: where the weights come from.
 //! - [`trainer`]: the loop over steps; `agreement`: what ranks agree on between them.
-//! - [`saving`]: snapshots of the engine and the checkpoints written from them.
+//! - [`saving`]: snapshots of the engine and the checkpoints written from them; `save_time`: how long that takes;
+//!   `limits`: when a run must stop to have that time.
 //! - [`report`]: what a run tells while it runs: log line, metrics, TensorBoard, status.
 //! - [`evaluation`]: validation losses.
 //!
@@ -12,7 +13,9 @@
 mod agreement;
 pub mod corpus;
 pub mod evaluation;
+mod limits;
 pub mod report;
+mod save_time;
 pub mod saving;
 pub mod setup;
 pub(crate) mod start;

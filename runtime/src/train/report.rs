@@ -59,7 +59,9 @@ impl Report {
             true => Some(TensorBoard::create(&folder.tensorboard(), folder.access(), step)?),
             false => None,
         };
-        let status = Status { step, consumed_tokens: tokens, ..Status::starting(config.training.steps) };
+        let save_s = if is_lead { earlier_save_s(folder) } else { None };
+        let status =
+            Status { step, consumed_tokens: tokens, save_s, ..Status::starting(config.training.steps) };
         let report = Report {
             logger,
             metrics,
@@ -107,6 +109,11 @@ impl Report {
             units::count(record.tokens)
         ));
         self.append(&Record::Resume(record));
+    }
+
+    /// Seconds of the slowest save that status.json knows of.
+    pub fn save_s(&self) -> Option<f64> {
+        self.status.save_s
     }
 
     /// Starts the clock of the first step.
@@ -215,8 +222,9 @@ impl Report {
         self.meter.exclude(Duration::from_secs_f64(stall_s));
     }
 
-    /// A save ended well.
-    pub fn saved(&mut self, saved: &Saved, stall_s: f64) {
+    /// A save ended well; the slowest of this start took `slowest_s`.
+    pub fn saved(&mut self, saved: &Saved, stall_s: f64, slowest_s: Option<f64>) {
+        self.status.save_s = slowest_s.or(self.status.save_s);
         let Saved { step, bytes, seconds: write_s, .. } = *saved;
         self.logger.line(&format!(
             "checkpoint {}: {} in {}",
@@ -250,6 +258,12 @@ impl Report {
     pub fn at(&mut self, step: u64, tokens: u64) {
         (self.status.step, self.status.consumed_tokens) = (step, tokens);
     }
+}
+
+/// How long saves took at earlier starts.
+fn earlier_save_s(folder: &RunFolder) -> Option<f64> {
+    let (status, _) = StatusFile::read(&folder.dir().join("status.json")).ok()?;
+    status.save_s.filter(|seconds| seconds.is_finite() && *seconds >= 0.0)
 }
 
 /// A finished run was started again: says so and leaves what it wrote as it is. Only a job that died between its

@@ -1,5 +1,6 @@
 //! From a run file to everything that the first step needs, on every rank. Rank 0 decides and writes for all.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -20,7 +21,7 @@ use crate::model::Transformer;
 use crate::model::block::Recompute;
 use crate::parallel::Sharding;
 use crate::plan::{self, Plan};
-use crate::run::{self, HostRow, LineageEntry, ProcessDescription, RunFolder, RunLock, StopFlag};
+use crate::run::{self, HostRow, JobFacts, LineageEntry, ProcessDescription, RunFolder, RunLock, StopFlag};
 use crate::step::{StateDTypes, StepConfig};
 
 /// What the command line says beside the run file.
@@ -34,8 +35,8 @@ pub struct TrainOptions {
     pub allow_change: Vec<String>,
     /// Nothing on standard output.
     pub quiet: bool,
-    /// Name of the job: Slurm's id, or "local".
-    pub job_id: String,
+    /// The job that this start is part of.
+    pub job: JobFacts,
     /// How the process was started.
     pub process: ProcessDescription,
     /// Lines for the log of rank 0: how the ranks found each other.
@@ -82,7 +83,9 @@ pub struct Run {
     pub(super) tokenizer: Option<PathBuf>,
     pub(super) state: TrainerState,
     pub(super) resumed_from: Option<PathBuf>,
-    pub(super) job_id: String,
+    pub(super) job: JobFacts,
+    /// Machines of the run. On rank 0; elsewhere 0.
+    pub(super) machines: usize,
     pub(super) started: Instant,
 }
 
@@ -112,9 +115,9 @@ struct Opening {
 impl Opening {
     fn new(config: &Config, folder: &RunFolder, options: &TrainOptions) -> Result<Self> {
         let mut notices = Vec::new();
-        let lock = folder.lock(&options.job_id, |notice| notices.push(notice.to_owned()))?;
+        let lock = folder.lock(&options.job.id, |notice| notices.push(notice.to_owned()))?;
         let differences = check_changes(config, folder, options)?;
-        let job = folder.next_job(&options.job_id, &options.process)?;
+        let job = folder.next_job(&options.job.id, &options.process)?;
         let logger = Logger::new(Some(&job.log_file()), options.quiet)?;
         options.notices.iter().for_each(|notice| logger.line(notice));
         notices.iter().for_each(|notice| logger.warn(notice));
@@ -135,7 +138,7 @@ impl Run {
         let started = Instant::now();
         let is_lead = control.rank() == 0;
         let lead = if is_lead { Some(Opening::new(&config, &folder, &options)?) } else { None };
-        gather_hosts(control.as_ref(), &device, lead.as_ref().map(|lead| &lead.job))?;
+        let hosts = gather_hosts(control.as_ref(), &device, lead.as_ref().map(|lead| &lead.job))?;
         let (lock, logger, differences) = match lead {
             Some(lead) => (Some(lead.lock), lead.logger, lead.differences),
             None => (None, Logger::silent(), Vec::new()),
@@ -171,7 +174,7 @@ impl Run {
             folder.write_run_toml(&options.run_toml)?;
             folder.write_resolved_toml(&config.to_toml())?;
             let from_step = newest.as_ref().map(|_| state.step);
-            folder.append_lineage(LineageEntry::now(&options.job_id, from_step, differences))?;
+            folder.append_lineage(LineageEntry::now(&options.job.id, from_step, differences))?;
         }
         Ok(Run {
             config,
@@ -190,7 +193,8 @@ impl Run {
             tokenizer,
             state,
             resumed_from: newest,
-            job_id: options.job_id,
+            job: options.job,
+            machines: hosts.iter().map(|row| &row.host).collect::<BTreeSet<_>>().len(),
             started,
         })
     }
@@ -233,12 +237,12 @@ fn newest_checkpoint(folder: &RunFolder, logger: &Logger) -> Result<Option<PathB
     }
 }
 
-/// Tells rank 0 where every rank is.
+/// Tells rank 0 where every rank is; the others learn nothing.
 fn gather_hosts(
     control: &dyn ControlPlane,
     device: &DeviceChoice,
     job: Option<&run::JobFolder>,
-) -> Result<()> {
+) -> Result<Vec<HostRow>> {
     let row = HostRow {
         rank: control.rank(),
         local_rank: device.local_rank,
@@ -247,14 +251,15 @@ fn gather_hosts(
         device: device.description.clone(),
     };
     let bytes = serde_json::to_vec(&row).map_err(|error| Error::fault(format!("host table: {error}")))?;
-    let (Some(rows), Some(job)) = (control.gather(Channel::Step, bytes)?, job) else { return Ok(()) };
+    let (Some(rows), Some(job)) = (control.gather(Channel::Step, bytes)?, job) else { return Ok(Vec::new()) };
     let parse = |row: &Vec<u8>| serde_json::from_slice(row);
     let rows: Vec<HostRow> = rows
         .iter()
         .map(parse)
         .collect::<Result<_, _>>()
         .map_err(|error| Error::fault(format!("host table: {error}")))?;
-    job.write_hosts(&rows)
+    job.write_hosts(&rows)?;
+    Ok(rows)
 }
 
 /// Steps whose data is passed over.

@@ -9,7 +9,9 @@ use tisserand_kernels::ops::step_scalars::StepScalars;
 use super::Outcome;
 use super::agreement::{Agreement, StopCause};
 use super::corpus::batch_shape;
+use super::limits::Limits;
 use super::report::{self, Report};
+use super::save_time::SaveTime;
 use super::saving::{self, Saving};
 use super::setup::Run;
 use super::tracing::Tracing;
@@ -19,7 +21,8 @@ use crate::data::{Loader, LoaderConfig, StepBatch};
 use crate::engine::Part;
 use crate::error::{Error, Result};
 use crate::log::ResumeRecord;
-use crate::run::{State, TimeLimit, Trigger, Triggers};
+use crate::plan::storage::Storage;
+use crate::run::{State, Trigger, Triggers};
 
 /// What a rank does outside of the actions of a step, for the table after a failure.
 #[derive(Clone, Copy)]
@@ -46,8 +49,8 @@ pub struct Trainer {
     tracing: Tracing,
     /// On rank 0.
     triggers: Option<Triggers>,
-    time_limit: TimeLimit,
-    longest_step_s: f64,
+    /// On rank 0: all ranks take the same steps and saves.
+    limits: Option<Limits>,
     /// Training stood still for so long when the save under way began.
     stall_s: f64,
 }
@@ -73,7 +76,7 @@ impl Trainer {
             report.resumed(ResumeRecord {
                 step: run.state.step,
                 tokens: run.state.consumed_tokens,
-                job_id: run.job_id.clone(),
+                job_id: run.job.id.clone(),
                 world_size: run.control.world_size(),
             });
         }
@@ -88,18 +91,18 @@ impl Trainer {
             },
         )?;
         let crew = Crew::new(Arc::clone(&run.control));
-        let saving = Saving::new(&run.config, &run.folder, run.tokenizer.clone(), crew)?;
-        let time_limit = TimeLimit::new(run.config.run.max_minutes, run.started);
+        let bytes = Storage::new(&run.config, run.engine.model())?.checkpoint.bytes;
+        let time = SaveTime::expected(report.save_s(), bytes, run.machines);
+        let saving = Saving::new(&run.config, &run.folder, run.tokenizer.clone(), crew, time)?;
         Ok(Trainer {
             names: Doing::NAMES.map(Into::into),
             tracing: Tracing::new(&run),
             triggers: triggers(&run),
+            limits: (run.control.rank() == 0).then(|| Limits::new(&run)),
             run,
             loader,
             saving,
             report,
-            time_limit,
-            longest_step_s: 0.0,
             stall_s: 0.0,
         })
     }
@@ -119,7 +122,7 @@ impl Trainer {
             self.log(step)?;
             self.validate(step)?;
             let seconds = start.elapsed().as_secs_f64();
-            self.longest_step_s = self.longest_step_s.max(seconds);
+            self.limits.iter_mut().for_each(|limits| limits.stepped(seconds));
             self.run.state.elapsed_seconds += seconds;
             self.collect_save(false);
             if step >= total {
@@ -294,7 +297,7 @@ impl Trainer {
     fn collect_save(&mut self, wait: bool) {
         let ended = if wait { self.saving.wait() } else { self.saving.poll() };
         match ended {
-            Some(Ok(saved)) => self.report.saved(&saved, self.stall_s),
+            Some(Ok(saved)) => self.report.saved(&saved, self.stall_s, self.saving.time().longest_s()),
             Some(Err(Error::Peer(_))) => {} // The next agreement ends the run.
             Some(Err(error)) if self.run.control.rank() == 0 => {
                 self.report.logger.warn(&format!("checkpoint failed, the run goes on: {error}"));
@@ -312,13 +315,13 @@ impl Trainer {
         self.save_weights(self.run.state.step)?;
         self.checkpoint()?;
         if let Some(saved) = self.saving.wait() {
-            self.report.saved(&saved?, self.stall_s);
+            self.report.saved(&saved?, self.stall_s, self.saving.time().longest_s());
         }
         Ok(())
     }
 
-    /// All ranks agree: whether one of them was told to stop or is out of time, and whether a checkpoint is due,
-    /// for which the lead's clock counts.
+    /// All ranks agree: whether one of them was told to stop, whether time is up and whether a checkpoint is due,
+    /// for both of which the lead's clock counts.
     fn agree(&mut self) -> Result<Agreement> {
         self.note(Doing::Agree);
         let asked = self.look_for_triggers();
@@ -326,10 +329,16 @@ impl Trainer {
         let is_due = is_lead && self.saving.is_due(self.run.state.step);
         let file = (asked == Some(Trigger::Stop)).then_some(StopCause::File);
         let signal = self.run.stop.requested().map(StopCause::Signal);
-        let out_of_time = self.time_limit.must_stop(self.longest_step_s, self.saving.longest_s());
-        let stop = file.or(signal).or(out_of_time.then_some(StopCause::MaxMinutes));
+        let stop = file.or(signal).or(self.near_a_limit());
         let own = Agreement { stop, save: is_due || asked == Some(Trigger::Save) };
         Ok(own.reach(self.run.control.as_ref())?)
+    }
+
+    /// The time limit that is near. On rank 0.
+    fn near_a_limit(&mut self) -> Option<StopCause> {
+        let limits = self.limits.as_mut()?;
+        limits.tell(self.saving.time(), &self.report.logger);
+        limits.near(self.saving.time())
     }
 
     /// What somebody asks for by a file in the run folder. On rank 0.
