@@ -154,15 +154,15 @@ pub(crate) fn attempt<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
 }
 
 /// Says what every rank was doing when the run failed, on standard error and in the run folder, and `then` the last
-/// line, in one piece. Bad input needs no table.
+/// line, in one piece. Bad input and refusals need no table.
 pub(crate) fn tell(
     terms: &Terms,
     error: &(impl Display + ?Sized),
+    failure: &Failure,
     reports: &[RankReport],
-    exit_code: u8,
     then: &str,
 ) {
-    if exit_code != 1 {
+    if !failure.wants_table() {
         return eprint!("{then}");
     }
     let table = control::table(reports);
@@ -175,7 +175,7 @@ pub(crate) fn tell(
 
 /// Tells of a failure for a rank that does not: in one piece with the table, and in the run's status.
 pub(crate) fn tell_for_all(terms: &Terms, failure: &Failure, reports: &[RankReport], then: &str) {
-    tell(terms, failure, reports, failure.exit_code, &format!("error: {failure}\n{then}"));
+    tell(terms, failure, failure, reports, &format!("error: {failure}\n{then}"));
     // Before the first step the folder may be another job's, with a status of its own.
     if reports.iter().any(|report| report.activity.step > 0)
         && let Some(dir) = &terms.run_dir

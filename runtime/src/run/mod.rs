@@ -20,7 +20,7 @@ pub mod triggers;
 pub use folder::RunFolder;
 pub use job::{HostRow, JobFolder, ProcessDescription, keep_failure_report};
 pub use job_facts::JobFacts;
-pub use lineage::{Difference, LineageEntry};
+pub use lineage::{Difference, LineageEntry, Start};
 pub use lock::RunLock;
 pub use status::{State, Status, StatusFile};
 pub use stop::{StopFlag, StopReason};

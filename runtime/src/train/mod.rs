@@ -1,6 +1,6 @@
 //! A training run from its run file to its exit code, on one rank. Nothing here is generic over devices.
 //!
-//! - [`setup`]: folder, lock, plan, engine; [`corpus`]: data; `start`: where the weights come from.
+//! - `opening`: folder, lock, host table; [`setup`]: plan, engine; [`corpus`]: data; `start`: where the weights come from.
 //! - [`trainer`]: the loop over steps; `agreement`: what ranks agree on between them.
 //! - [`saving`]: snapshots of the engine and the checkpoints written from them; `save_time`: how long that takes;
 //!   `limits`: when a run must stop to have that time.
@@ -14,6 +14,7 @@ mod agreement;
 pub mod corpus;
 pub mod evaluation;
 mod limits;
+mod opening;
 pub mod report;
 mod save_time;
 pub mod saving;
@@ -31,7 +32,7 @@ use tisserand_collectives::ControlPlane;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::run::StopFlag;
+use crate::run::{Start, StopFlag};
 
 /// How a run ended without an error.
 #[derive(Clone, PartialEq, Debug)]
@@ -63,11 +64,12 @@ pub fn train(
     stop: StopFlag,
 ) -> Result<Outcome> {
     control.progress().note(|activity| activity.action = Some("start".into()));
-    let (mut folder, mut logger) = (None, None);
+    let (mut folder, mut logger, start) = (None, None, Start::default());
     let run = || {
         let opened = setup::open_folder(&config, &options, control.as_ref())?;
         folder = Some(opened.clone());
-        let run = setup::Run::new(config, options, opened, device, Arc::clone(&control), stop)?;
+        let run =
+            setup::Run::new(config, options, opened, device, Arc::clone(&control), stop, start.clone())?;
         logger = Some(Arc::clone(&run.logger));
         trainer::Trainer::run(run)
     };
@@ -80,6 +82,8 @@ pub fn train(
         _ => error,
     };
     if control.rank() == 0 {
+        // What is wrong with the folder is said by the error itself, or has no bearing on it.
+        let _ = start.ended(error.exit_code());
         logger.iter().for_each(|logger| logger.error(&error.to_string()));
         folder.iter().for_each(|folder| report::failed(folder, &error));
     }

@@ -84,7 +84,7 @@ impl Report {
 
     /// What a run tells must not end it: a full disk while a checkpoint is being written, say, is over when
     /// the checkpoint has failed and its files are gone.
-    fn tolerate(&self, result: Result<()>) {
+    pub(super) fn tolerate(&self, result: Result<()>) {
         if let Err(error) = result {
             self.logger.warn(&format!("{error}; the run goes on"));
         }

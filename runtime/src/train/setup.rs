@@ -10,6 +10,7 @@ use tisserand_kernels::device::Caps;
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 
 use super::corpus::{self, Corpus};
+use super::opening::{self, Opening};
 use super::start;
 use crate::checkpoint::{self, TrainerState};
 use crate::config::{Config, RecomputeMode};
@@ -21,7 +22,7 @@ use crate::model::Transformer;
 use crate::model::block::Recompute;
 use crate::parallel::Sharding;
 use crate::plan::{self, Plan};
-use crate::run::{self, HostRow, JobFacts, LineageEntry, ProcessDescription, RunFolder, RunLock, StopFlag};
+use crate::run::{JobFacts, LineageEntry, ProcessDescription, RunFolder, RunLock, Start, StopFlag};
 use crate::step::{StateDTypes, StepConfig};
 
 /// What the command line says beside the run file.
@@ -84,6 +85,8 @@ pub struct Run {
     pub(super) state: TrainerState,
     pub(super) resumed_from: Option<PathBuf>,
     pub(super) job: JobFacts,
+    /// Its entry in lineage.json, on rank 0.
+    pub(super) start: Start,
     /// Machines of the run. On rank 0; elsewhere 0.
     pub(super) machines: usize,
     pub(super) started: Instant,
@@ -104,27 +107,6 @@ pub fn open_folder(config: &Config, options: &TrainOptions, control: &dyn Contro
     Ok(folder)
 }
 
-/// What rank 0 has of a folder, and others have not.
-struct Opening {
-    lock: RunLock,
-    logger: Logger,
-    differences: Vec<run::Difference>,
-    job: run::JobFolder,
-}
-
-impl Opening {
-    fn new(config: &Config, folder: &RunFolder, options: &TrainOptions) -> Result<Self> {
-        let mut notices = Vec::new();
-        let lock = folder.lock(&options.job.id, |notice| notices.push(notice.to_owned()))?;
-        let differences = check_changes(config, folder, options)?;
-        let job = folder.next_job(&options.job.id, &options.process)?;
-        let logger = Logger::new(Some(&job.log_file()), options.quiet)?;
-        options.notices.iter().for_each(|notice| logger.line(notice));
-        notices.iter().for_each(|notice| logger.warn(notice));
-        Ok(Opening { lock, logger, differences, job })
-    }
-}
-
 impl Run {
     /// Takes the lock, prepares data, plans, makes the engine and sets its weights.
     pub fn new(
@@ -134,11 +116,12 @@ impl Run {
         device: DeviceChoice,
         control: Arc<dyn ControlPlane>,
         stop: StopFlag,
+        start: Start,
     ) -> Result<Run> {
         let started = Instant::now();
         let is_lead = control.rank() == 0;
         let lead = if is_lead { Some(Opening::new(&config, &folder, &options)?) } else { None };
-        let hosts = gather_hosts(control.as_ref(), &device, lead.as_ref().map(|lead| &lead.job))?;
+        let hosts = opening::gather_hosts(control.as_ref(), &device, lead.as_ref().map(|lead| &lead.job))?;
         let (lock, logger, differences) = match lead {
             Some(lead) => (Some(lead.lock), lead.logger, lead.differences),
             None => (None, Logger::silent(), Vec::new()),
@@ -147,6 +130,9 @@ impl Run {
 
         let newest = agreed_checkpoint(&folder, &logger, control.as_ref())?;
         if is_lead {
+            // Before what takes long: a start that is ended in the middle of it counts as one.
+            let from_step = newest.as_deref().and_then(checkpoint::step_of);
+            folder.begin_start(&start, LineageEntry::now(&options.job, from_step, differences))?;
             let progress = if options.quiet { data::Progress::Quiet } else { data::Progress::Stderr };
             corpus::prepare(&config, &folder, &logger, newest.is_some(), progress)?;
         }
@@ -173,8 +159,6 @@ impl Run {
         if is_lead {
             folder.write_run_toml(&options.run_toml)?;
             folder.write_resolved_toml(&config.to_toml())?;
-            let from_step = newest.as_ref().map(|_| state.step);
-            folder.append_lineage(LineageEntry::now(&options.job.id, from_step, differences))?;
         }
         Ok(Run {
             config,
@@ -194,6 +178,7 @@ impl Run {
             state,
             resumed_from: newest,
             job: options.job,
+            start,
             machines: hosts.iter().map(|row| &row.host).collect::<BTreeSet<_>>().len(),
             started,
         })
@@ -237,53 +222,9 @@ fn newest_checkpoint(folder: &RunFolder, logger: &Logger) -> Result<Option<PathB
     }
 }
 
-/// Tells rank 0 where every rank is; the others learn nothing.
-fn gather_hosts(
-    control: &dyn ControlPlane,
-    device: &DeviceChoice,
-    job: Option<&run::JobFolder>,
-) -> Result<Vec<HostRow>> {
-    let row = HostRow {
-        rank: control.rank(),
-        local_rank: device.local_rank,
-        host: run::host::host_name(),
-        pid: std::process::id(),
-        device: device.description.clone(),
-    };
-    let bytes = serde_json::to_vec(&row).map_err(|error| Error::fault(format!("host table: {error}")))?;
-    let (Some(rows), Some(job)) = (control.gather(Channel::Step, bytes)?, job) else { return Ok(Vec::new()) };
-    let parse = |row: &Vec<u8>| serde_json::from_slice(row);
-    let rows: Vec<HostRow> = rows
-        .iter()
-        .map(parse)
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::fault(format!("host table: {error}")))?;
-    job.write_hosts(&rows)?;
-    Ok(rows)
-}
-
 /// Steps whose data is passed over.
 pub fn skipped(config: &Config) -> Vec<[u64; 2]> {
     config.data.skip.iter().map(|&(first, last)| [first, last]).collect()
-}
-
-/// Refuses a run file that changes what the run in this folder trains; returns all differences.
-fn check_changes(
-    config: &Config,
-    folder: &RunFolder,
-    options: &TrainOptions,
-) -> Result<Vec<run::Difference>> {
-    let Some(text) = folder.read_resolved_toml()? else { return Ok(Vec::new()) };
-    let path = folder.resolved_toml().display().to_string();
-    let before = Config::parse(&text, &path, &[], None, &|_| None)?;
-    let differences = crate::config::diff(&before, config);
-    crate::config::refuse_changes(&differences, &options.allow_change)?;
-    let entry = |d: crate::config::Difference| run::Difference {
-        key: d.key,
-        old: serde_json::Value::String(d.old),
-        new: serde_json::Value::String(d.new),
-    };
-    Ok(differences.into_iter().map(entry).collect())
 }
 
 fn check_optimizer_groups(config: &Config, model: &Transformer, logger: &Logger) {

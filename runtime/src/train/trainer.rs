@@ -1,4 +1,7 @@
-//! The loop over steps.
+//! The loop over steps. What a rank does between them: `saves`; how it comes to its end: `ending`.
+
+mod ending;
+mod saves;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,13 +19,12 @@ use super::saving::{self, Saving};
 use super::setup::Run;
 use super::tracing::Tracing;
 use crate::checkpoint::{self, Crew};
-use crate::config::PlanCheck;
 use crate::data::{Loader, LoaderConfig, StepBatch};
 use crate::engine::Part;
 use crate::error::{Error, Result};
 use crate::log::ResumeRecord;
 use crate::plan::storage::Storage;
-use crate::run::{State, Trigger, Triggers};
+use crate::run::{Trigger, Triggers};
 
 /// What a rank does outside of the actions of a step, for the table after a failure.
 #[derive(Clone, Copy)]
@@ -64,6 +66,7 @@ impl Trainer {
                 // The job before may have died while it removed older checkpoints.
                 checkpoint::prune(&run.folder.checkpoints(), &saving::retention(&run.config))?;
                 report::still_finished(&run.folder, &run.logger, &run.state, total)?;
+                run.start.ended(0)?;
             }
             return Ok(Outcome::Finished);
         }
@@ -114,6 +117,9 @@ impl Trainer {
 
     fn steps(mut self) -> Result<Outcome> {
         let total = self.run.config.training.steps;
+        if let Some(cause) = self.told_to_stop()? {
+            return self.stop_at_once(cause);
+        }
         self.report.start_clock();
         loop {
             let start = Instant::now();
@@ -155,9 +161,7 @@ impl Trainer {
         run.engine.train(&inputs, &batch.micro_batches)?;
         let is_traced = self.tracing.end(step);
         self.report.waited_for_collectives(self.tracing.trace().waited() - waited);
-        if let Some(after_first_step) = run.after_first_step.take() {
-            after_first_step();
-        }
+        let is_first = run.after_first_step.take().map(|after_first_step| after_first_step()).is_some();
         self.loader.recycle(batch);
         let training = &run.config.training;
         run.state.step = step;
@@ -165,6 +169,9 @@ impl Trainer {
         run.state.consumed_tokens += training.global_batch as u64 * training.seq_len as u64;
         self.report.at(step, run.state.consumed_tokens);
         self.report.progress(step);
+        if is_first {
+            self.note_start(|start| start.reached(step));
+        }
         if is_traced { self.write_trace() } else { Ok(()) }
     }
 
@@ -265,61 +272,6 @@ impl Trainer {
         Ok(())
     }
 
-    /// Writes the weights alone if they are due. Before the checkpoint of the same step: a run that goes on
-    /// from that one has them.
-    fn save_weights(&mut self, step: u64) -> Result<()> {
-        if self.saving.weights_are_due(step) {
-            self.collect_save(true);
-            self.before_save()?;
-            self.saving.weights(self.run.engine.as_mut(), step)?;
-        }
-        Ok(())
-    }
-
-    /// Takes a checkpoint once the save under way is written.
-    fn checkpoint(&mut self) -> Result<()> {
-        self.collect_save(true);
-        self.before_save()?;
-        self.read_scalars()?;
-        self.stall_s = self.saving.checkpoint(self.run.engine.as_mut(), &self.run.state)?;
-        self.report.stalled(self.stall_s);
-        Ok(())
-    }
-
-    /// The folder is still this job's.
-    fn before_save(&self) -> Result<()> {
-        self.note(Doing::Save);
-        self.run.lock.as_ref().map_or(Ok(()), |lock| lock.check())
-    }
-
-    /// Reports a save that ended; with `wait`, waits for the one under way. A failed save does not end the
-    /// run: the earlier checkpoint is there, and the next one may succeed.
-    fn collect_save(&mut self, wait: bool) {
-        let ended = if wait { self.saving.wait() } else { self.saving.poll() };
-        match ended {
-            Some(Ok(saved)) => self.report.saved(&saved, self.stall_s, self.saving.time().longest_s()),
-            Some(Err(Error::Peer(_))) => {} // The next agreement ends the run.
-            Some(Err(error)) if self.run.control.rank() == 0 => {
-                self.report.logger.warn(&format!("checkpoint failed, the run goes on: {error}"));
-            }
-            _ => {}
-        }
-    }
-
-    /// The checkpoint of the last step; its failure is the run's.
-    fn final_checkpoint(&mut self) -> Result<()> {
-        self.report.saving();
-        if self.tracing.has_steps() {
-            self.write_trace()?;
-        }
-        self.save_weights(self.run.state.step)?;
-        self.checkpoint()?;
-        if let Some(saved) = self.saving.wait() {
-            self.report.saved(&saved?, self.stall_s, self.saving.time().longest_s());
-        }
-        Ok(())
-    }
-
     /// All ranks agree: whether one of them was told to stop, whether time is up and whether a checkpoint is due,
     /// for both of which the lead's clock counts.
     fn agree(&mut self) -> Result<Agreement> {
@@ -350,47 +302,6 @@ impl Trainer {
         }
         warning.iter().for_each(|warning| logger.warn(warning));
         trigger
-    }
-
-    fn stop(mut self, cause: StopCause) -> Result<Outcome> {
-        self.final_checkpoint()?;
-        let step = self.run.state.step;
-        let message =
-            format!("stopped after step {step} ({cause}) with a checkpoint; run the same command again");
-        self.report.ended(State::Stopped, &message, 75);
-        Ok(Outcome::Stopped(cause.to_string()))
-    }
-
-    fn finish(mut self) -> Result<Outcome> {
-        self.final_checkpoint()?;
-        self.check_plan()?;
-        if let Some(entropy) = self.run.unigram_entropy {
-            self.report
-                .logger
-                .line(&format!("unigram entropy of the training tokens: {entropy:.4} nats per token"));
-        }
-        let total = self.run.config.training.steps;
-        self.report.ended(State::Finished, &format!("finished: all {total} steps are done"), 0);
-        Ok(Outcome::Finished)
-    }
-
-    /// The arena was used exactly as the dry run said.
-    fn check_plan(&self) -> Result<()> {
-        let memory = self.run.engine.memory();
-        if memory.peak == self.run.plan.peak && memory.high_water_bytes == self.run.plan.arena_bytes {
-            return Ok(());
-        }
-        let message = format!(
-            "the arena's use differs from its plan: {} of {} bytes (run.plan_check)",
-            memory.high_water_bytes, self.run.plan.arena_bytes
-        );
-        match self.run.config.run.plan_check {
-            PlanCheck::Error => Err(Error::fault(message)),
-            PlanCheck::Warn => {
-                self.report.logger.warn(&message);
-                Ok(())
-            }
-        }
     }
 }
 

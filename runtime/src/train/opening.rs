@@ -1,0 +1,95 @@
+//! How rank 0 opens a run folder: its lock, what may not have changed, this start's place in `jobs/`. Here also ends a
+//! run that is started again and again and comes nowhere.
+
+use tisserand_collectives::{Channel, ControlPlane};
+
+use super::setup::{DeviceChoice, TrainOptions};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::log::Logger;
+use crate::run::{self, HostRow, JobFolder, RunFolder, RunLock};
+
+/// What rank 0 has of a folder, and others have not.
+pub(super) struct Opening {
+    pub(super) lock: RunLock,
+    pub(super) logger: Logger,
+    pub(super) differences: Vec<run::Difference>,
+    pub(super) job: JobFolder,
+}
+
+impl Opening {
+    pub(super) fn new(config: &Config, folder: &RunFolder, options: &TrainOptions) -> Result<Self> {
+        let mut notices = Vec::new();
+        let lock = folder.lock(&options.job.id, |notice| notices.push(notice.to_owned()))?;
+        refuse_idle(config, folder, options)?;
+        let differences = check_changes(config, folder, options)?;
+        let job = folder.next_job(&options.job.id, &options.process)?;
+        let logger = Logger::new(Some(&job.log_file()), options.quiet)?;
+        options.notices.iter().for_each(|notice| logger.line(notice));
+        notices.iter().for_each(|notice| logger.warn(notice));
+        Ok(Opening { lock, logger, differences, job })
+    }
+}
+
+/// Refuses a start after too many that completed no step, `run.max_idle_starts`: whatever ends them will end this one,
+/// and a job that Slurm requeues for ever takes nodes from others.
+fn refuse_idle(config: &Config, folder: &RunFolder, options: &TrainOptions) -> Result<()> {
+    let idle = run::lineage::idle_starts(&folder.lineage()?, &options.job);
+    match config.run.max_idle_starts {
+        Some(most) if idle >= most => Err(no_progress(folder, idle)),
+        _ => Ok(()),
+    }
+}
+
+/// Why a run that comes nowhere is not started again.
+pub(super) fn no_progress(folder: &RunFolder, idle: u64) -> Error {
+    Error::Refused(format!(
+        "no step was completed in the last {idle} starts of the run in {}; hint: see there in jobs/ how they ended; \
+         once the cause is gone, --set run.max_idle_starts=0 starts it all the same",
+        folder.dir().display()
+    ))
+}
+
+/// Refuses a run file that changes what the run in this folder trains; returns all differences.
+fn check_changes(
+    config: &Config,
+    folder: &RunFolder,
+    options: &TrainOptions,
+) -> Result<Vec<run::Difference>> {
+    let Some(text) = folder.read_resolved_toml()? else { return Ok(Vec::new()) };
+    let path = folder.resolved_toml().display().to_string();
+    let before = Config::parse(&text, &path, &[], None, &|_| None)?;
+    let differences = crate::config::diff(&before, config);
+    crate::config::refuse_changes(&differences, &options.allow_change)?;
+    let entry = |d: crate::config::Difference| run::Difference {
+        key: d.key,
+        old: serde_json::Value::String(d.old),
+        new: serde_json::Value::String(d.new),
+    };
+    Ok(differences.into_iter().map(entry).collect())
+}
+
+/// Tells rank 0 where every rank is; the others learn nothing.
+pub(super) fn gather_hosts(
+    control: &dyn ControlPlane,
+    device: &DeviceChoice,
+    job: Option<&JobFolder>,
+) -> Result<Vec<HostRow>> {
+    let row = HostRow {
+        rank: control.rank(),
+        local_rank: device.local_rank,
+        host: run::host::host_name(),
+        pid: std::process::id(),
+        device: device.description.clone(),
+    };
+    let bytes = serde_json::to_vec(&row).map_err(|error| Error::fault(format!("host table: {error}")))?;
+    let (Some(rows), Some(job)) = (control.gather(Channel::Step, bytes)?, job) else { return Ok(Vec::new()) };
+    let parse = |row: &Vec<u8>| serde_json::from_slice(row);
+    let rows: Vec<HostRow> = rows
+        .iter()
+        .map(parse)
+        .collect::<Result<_, _>>()
+        .map_err(|error| Error::fault(format!("host table: {error}")))?;
+    job.write_hosts(&rows)?;
+    Ok(rows)
+}
