@@ -14,6 +14,7 @@ use tisserand_runtime::train::report;
 use tisserand_runtime::{Error, Result};
 
 use crate::device::Place;
+use crate::env;
 use crate::ranks::{Ranks, Source};
 
 /// Where the ranks of a run are.
@@ -127,18 +128,21 @@ pub struct Terms {
     pub run_dir: Option<PathBuf>,
     /// The key `run.group`.
     pub group: Option<String>,
+    /// Whether Slurm chose the machines, and may be asked to leave one out.
+    pub in_slurm: bool,
 }
 
 impl Terms {
     /// Those of a run.
     pub fn of(config: &Config) -> Self {
         let timeout = Duration::from_secs_f64(config.run.collective_timeout_s);
-        Terms { timeout, run_dir: Some(config.run.dir.clone()), group: config.run.group.clone() }
+        let (run_dir, group) = (Some(config.run.dir.clone()), config.run.group.clone());
+        Terms { timeout, run_dir, group, in_slurm: env::slurm_job().is_some() }
     }
 
     /// Those of a command that leaves nothing behind.
     pub fn passing() -> Self {
-        Terms { timeout: Duration::from_secs(600), run_dir: None, group: None }
+        Terms { timeout: Duration::from_secs(600), run_dir: None, group: None, in_slurm: false }
     }
 }
 
@@ -165,7 +169,8 @@ pub(crate) fn tell(
     if !failure.wants_table() {
         return eprint!("{then}");
     }
-    let table = control::table(reports);
+    let hint = if terms.in_slurm { control::exclusion_hint(reports) } else { None };
+    let table = control::table(reports) + &hint.unwrap_or_default();
     let text = format!("{table}{then}");
     eprint!("{text}");
     if let Some(dir) = &terms.run_dir {

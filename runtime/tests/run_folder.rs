@@ -70,7 +70,7 @@ fn fill(folder: &RunFolder) {
     folder.status().write(&Status::starting(10)).unwrap();
     let job = folder.next_job("1", &ProcessDescription::default()).unwrap();
     let (host, device) = ("node1".to_owned(), "CPU, 2 threads".to_owned());
-    job.write_hosts(&[HostRow { rank: 0, local_rank: 0, host, pid: 1, device }]).unwrap();
+    job.write_hosts(&[HostRow { rank: 0, local_rank: 0, host, node: None, pid: 1, device }]).unwrap();
     let mut metrics = MetricsLog::open(&folder.metrics(), folder.access(), 0).unwrap();
     let (job_id, world_size) = ("1".to_owned(), 1);
     metrics.append(&Record::Resume(ResumeRecord { step: 0, tokens: 0, job_id, world_size })).unwrap();

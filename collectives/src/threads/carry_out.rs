@@ -8,7 +8,6 @@ use tisserand_kernels::{Block, Device, TensorRef};
 use super::group::Group;
 use super::mailbox::Letter;
 use super::meeting::{Parts, Visit};
-use super::note_end;
 use super::queue::Job;
 use crate::communicator::{Call, CommError, ReduceOp};
 use crate::control::Failure;
@@ -35,7 +34,7 @@ pub(super) fn carry_out<D: Device>(job: Job<D>, device: &D) {
         group.end(Failure::fault(group.member(visit.rank), error.to_string()).into());
     }
     if result.is_ok() {
-        note_end(&progress, &group, visit.sequence);
+        progress.end_call(group.axis(), call.kind().name(), visit.sequence);
     }
     completion.complete(result);
 }

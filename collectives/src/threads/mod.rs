@@ -24,7 +24,7 @@ use self::group::{Group, World};
 use self::meeting::{Subject, Visit};
 use self::queue::{Job, Queue};
 use crate::communicator::{Call, CommError, Communicator};
-use crate::control::{CollectiveActivity, Failure, Progress};
+use crate::control::{Failure, Progress};
 use crate::trace::{Span, Stream};
 use crate::{Audit, Collective, Pending};
 
@@ -100,14 +100,9 @@ impl<D: Device> Threads<D> {
         let (sequence, meeting) = (self.sequence, self.meeting);
         self.sequence += 1;
         self.meeting += subject.meetings();
-        let (axis, name) = (Arc::clone(self.group.axis()), Arc::clone(&self.kinds[kind as usize]));
-        let mut of = None;
-        self.progress.note(|activity| {
-            let unit = activity.unit.clone();
-            of.clone_from(&unit);
-            activity.collective = Some(CollectiveActivity { axis, kind: name, sequence, unit, done: false });
-        });
-        let span = self.stream.begin(kind, sequence, payload_bytes, of, self.queue.carried_out());
+        let (axis, name) = (self.group.axis(), &self.kinds[kind as usize]);
+        let unit = self.progress.begin_call(axis, name, sequence, payload_bytes);
+        let span = self.stream.begin(kind, sequence, payload_bytes, unit, self.queue.carried_out());
         let visit = Visit { rank: self.rank, meeting, sequence, subject, deadline: self.group.deadline() };
         (visit, span)
     }
@@ -118,19 +113,9 @@ impl<D: Device> Threads<D> {
         self.queue.drain()?;
         visit.deadline = self.group.deadline();
         let words = self.group.words(&visit, words)?;
-        note_end(&self.progress, &self.group, visit.sequence);
+        self.progress.end_call(self.group.axis(), Collective::Barrier.name(), visit.sequence);
         Ok((visit, words))
     }
-}
-
-/// Notes that a call has ended, unless a newer one was begun.
-fn note_end<D: Device>(progress: &Progress, group: &Group<D>, sequence: u64) {
-    progress.note(|activity| {
-        let ours = |c: &&mut CollectiveActivity| c.sequence == sequence && Arc::ptr_eq(&c.axis, group.axis());
-        if let Some(collective) = activity.collective.as_mut().filter(ours) {
-            collective.done = true;
-        }
-    });
 }
 
 impl<D: Device> Communicator<D> for Threads<D> {

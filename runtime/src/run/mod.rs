@@ -3,9 +3,10 @@
 //!
 //! ```text
 //! RUN/  run.toml resolved.toml lineage.json status.json metrics.jsonl tb/ checkpoints/ LOCK
-//! RUN/jobs/<n>-<job id>/  environment.json hosts.json rank0.log
+//! RUN/jobs/<n>-<job id>/  environment.json hosts.json rank0.log failure.txt flight/
 //! ```
 
+pub mod flight;
 pub mod folder;
 pub mod host;
 pub mod job;
@@ -17,6 +18,7 @@ pub mod stop;
 pub mod time_limit;
 pub mod triggers;
 
+pub use flight::BlackBox;
 pub use folder::RunFolder;
 pub use job::{HostRow, JobFolder, ProcessDescription, keep_failure_report};
 pub use job_facts::JobFacts;

@@ -27,12 +27,16 @@ pub use setup::{DeviceChoice, TrainOptions};
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tisserand_collectives::ControlPlane;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::run::{Start, StopFlag};
+use crate::run::{BlackBox, Start, StopFlag};
+
+/// How long a rank that ends because of a failure waits for its record of collectives to be written.
+const FLIGHT_MAX: Duration = Duration::from_secs(2);
 
 /// How a run ended without an error.
 #[derive(Clone, PartialEq, Debug)]
@@ -65,11 +69,12 @@ pub fn train(
 ) -> Result<Outcome> {
     control.progress().note(|activity| activity.action = Some("start".into()));
     let (mut folder, mut logger, start) = (None, None, Start::default());
+    let black_box = BlackBox::default();
     let run = || {
         let opened = setup::open_folder(&config, &options, control.as_ref())?;
         folder = Some(opened.clone());
-        let run =
-            setup::Run::new(config, options, opened, device, Arc::clone(&control), stop, start.clone())?;
+        let (control, start) = (Arc::clone(&control), start.clone());
+        let run = setup::Run::new(config, options, opened, device, control, stop, start, &black_box)?;
         logger = Some(Arc::clone(&run.logger));
         trainer::Trainer::run(run)
     };
@@ -77,6 +82,7 @@ pub fn train(
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(Error::panicked(panic.as_ref())));
     let Err(error) = ended else { return ended };
     control.fail(error.failure(control.rank()));
+    black_box.wait(FLIGHT_MAX);
     let error = match control.failure() {
         Some(first) if !error.is_own() => Error::Peer(first),
         _ => error,

@@ -3,7 +3,7 @@
 
 use tisserand_collectives::{Channel, ControlPlane};
 
-use super::setup::{DeviceChoice, TrainOptions};
+use super::setup::{self, DeviceChoice, TrainOptions};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::log::Logger;
@@ -69,16 +69,23 @@ fn check_changes(
     Ok(differences.into_iter().map(entry).collect())
 }
 
-/// Tells rank 0 where every rank is; the others learn nothing.
+/// Notes where this rank is, for the table after a failure, and tells rank 0, which writes it down; the others learn
+/// nothing.
 pub(super) fn gather_hosts(
     control: &dyn ControlPlane,
     device: &DeviceChoice,
+    node: Option<&str>,
     job: Option<&JobFolder>,
 ) -> Result<Vec<HostRow>> {
+    control.progress().note(|activity| {
+        activity.device = Some(device.description.as_str().into());
+        activity.node = node.map(Into::into);
+    });
     let row = HostRow {
         rank: control.rank(),
         local_rank: device.local_rank,
         host: run::host::host_name(),
+        node: node.map(str::to_owned),
         pid: std::process::id(),
         device: device.description.clone(),
     };
@@ -92,4 +99,15 @@ pub(super) fn gather_hosts(
         .map_err(|error| Error::fault(format!("host table: {error}")))?;
     job.write_hosts(&rows)?;
     Ok(rows)
+}
+
+/// This start's place in `jobs/`, which rank 0 has made, at every rank.
+pub(super) fn agreed_job(
+    control: &dyn ControlPlane,
+    folder: &RunFolder,
+    own: Option<JobFolder>,
+) -> Result<JobFolder> {
+    let dir = setup::broadcast_path(control, own.map(|job| job.dir().to_owned()))?;
+    let dir = dir.ok_or_else(|| Error::fault("rank 0 named no folder for this start"))?;
+    Ok(JobFolder::of_lead(dir, folder.access()))
 }

@@ -22,7 +22,7 @@ use crate::model::Transformer;
 use crate::model::block::Recompute;
 use crate::parallel::Sharding;
 use crate::plan::{self, Plan};
-use crate::run::{JobFacts, LineageEntry, ProcessDescription, RunFolder, RunLock, Start, StopFlag};
+use crate::run::{BlackBox, JobFacts, LineageEntry, ProcessDescription, RunFolder, RunLock, Start, StopFlag};
 use crate::step::{StateDTypes, StepConfig};
 
 /// What the command line says beside the run file.
@@ -117,11 +117,15 @@ impl Run {
         control: Arc<dyn ControlPlane>,
         stop: StopFlag,
         start: Start,
+        black_box: &BlackBox,
     ) -> Result<Run> {
         let started = Instant::now();
         let is_lead = control.rank() == 0;
         let lead = if is_lead { Some(Opening::new(&config, &folder, &options)?) } else { None };
-        let hosts = opening::gather_hosts(control.as_ref(), &device, lead.as_ref().map(|lead| &lead.job))?;
+        let (node, own_job) = (options.job.node.as_deref(), lead.as_ref().map(|lead| &lead.job));
+        let hosts = opening::gather_hosts(control.as_ref(), &device, node, own_job)?;
+        let job_folder = opening::agreed_job(control.as_ref(), &folder, own_job.cloned())?;
+        black_box.arm(control.as_ref(), &job_folder);
         let (lock, logger, differences) = match lead {
             Some(lead) => (Some(lead.lock), lead.logger, lead.differences),
             None => (None, Logger::silent(), Vec::new()),
