@@ -178,9 +178,13 @@ fn when_a_rank_is_killed_the_others_return_one() {
     assert!(kept.starts_with("rank 2: died: connection closed\n\nrank  host"), "{kept}");
     // The dead rank cannot; the others have written down in what they waited for it.
     for rank in [0, 1, 3] {
-        let text = fs::read_to_string(run.dir().join(format!("jobs/0001-local/flight/rank-{rank}.json"))).unwrap();
+        let text =
+            fs::read_to_string(run.dir().join(format!("jobs/0001-local/flight/rank-{rank}.json"))).unwrap();
         let record: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((&record["rank"], &record["failure"]), (&rank.into(), &"rank 2: died: connection closed".into()));
+        assert_eq!(
+            (&record["rank"], &record["failure"]),
+            (&rank.into(), &"rank 2: died: connection closed".into())
+        );
         assert!(!record["communicators"].as_array().unwrap().is_empty(), "{text}");
     }
     assert!(!run.dir().join("jobs/0001-local/flight/rank-2.json").exists());

@@ -137,9 +137,13 @@ fn assert_recorded(flight: &Path, mesh: Mesh, fault: Fault, what: &str) {
     let mut open = 0;
     for rank in 0..mesh.ranks() {
         let text = fs::read_to_string(flight.join(format!("rank-{rank}.json"))).unwrap();
-        let record: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{what}: {error}: {text}"));
+        let record: Value =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{what}: {error}: {text}"));
         assert_eq!(record["rank"], rank, "{what}: {text}");
-        assert!(record["failure"].as_str().unwrap().starts_with(&format!("rank {}: ", fault.rank)), "{what}: {text}");
+        assert!(
+            record["failure"].as_str().unwrap().starts_with(&format!("rank {}: ", fault.rank)),
+            "{what}: {text}"
+        );
         for communicator in record["communicators"].as_array().unwrap() {
             let calls = communicator["calls"].as_array().unwrap();
             let num_calls = communicator["num_calls"].as_u64().unwrap();

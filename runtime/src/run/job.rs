@@ -83,6 +83,13 @@ pub struct HostRow {
     pub device: String,
 }
 
+impl HostRow {
+    /// The machine as Slurm calls it, else by its own name.
+    pub fn machine(&self) -> &str {
+        self.node.as_deref().unwrap_or(&self.host)
+    }
+}
+
 /// The folder of this start.
 #[derive(Clone, Debug)]
 pub struct JobFolder {

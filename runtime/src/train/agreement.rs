@@ -6,6 +6,7 @@ use std::fmt;
 use tisserand_collectives::control::{Combine, ControlPlane};
 use tisserand_collectives::{Channel, Failure};
 
+use super::pace::Slowest;
 use crate::run::StopReason;
 
 /// Why a run stops before its last step.
@@ -52,6 +53,8 @@ pub(super) struct Agreement {
     pub(super) stop: Option<StopCause>,
     /// Whether to save.
     pub(super) save: bool,
+    /// Which rank takes longest for its own work.
+    pub(super) slowest: Slowest,
 }
 
 impl Agreement {
@@ -61,18 +64,19 @@ impl Agreement {
     /// A failure on any rank.
     pub(super) fn reach(self, control: &dyn ControlPlane) -> Result<Agreement, Failure> {
         let agreed = control.reduce(Channel::Step, Combine::Max, &self.words())?;
-        Ok(Agreement::of(agreed[0], agreed[1]))
+        Ok(Agreement::of([agreed[0], agreed[1], agreed[2]]))
     }
 
-    fn words(self) -> [u64; 2] {
+    fn words(self) -> [u64; 3] {
         let place = |cause| StopCause::ALL.iter().position(|other| *other == cause);
         let stop = self.stop.and_then(place).map_or(0, |place| place as u64 + 1);
-        [stop, u64::from(self.save)]
+        [stop, u64::from(self.save), self.slowest.word()]
     }
 
-    fn of(stop: u64, save: u64) -> Agreement {
+    fn of([stop, save, slowest]: [u64; 3]) -> Agreement {
         let place = stop.checked_sub(1).map(|place| place as usize);
-        Agreement { stop: place.and_then(|place| StopCause::ALL.get(place).copied()), save: save > 0 }
+        let stop = place.and_then(|place| StopCause::ALL.get(place).copied());
+        Agreement { stop, save: save > 0, slowest: Slowest::of(slowest) }
     }
 }
 
@@ -84,8 +88,8 @@ mod tests {
     fn words_say_what_was_meant() {
         for stop in StopCause::ALL.into_iter().map(Some).chain([None]) {
             for save in [false, true] {
-                let [a, b] = Agreement { stop, save }.words();
-                assert_eq!(Agreement::of(a, b), Agreement { stop, save });
+                let meant = Agreement { stop, save, slowest: Slowest::of(77) };
+                assert_eq!(Agreement::of(meant.words()), meant);
             }
         }
     }

@@ -58,7 +58,8 @@ impl Limits {
             logger.line(&self.announcement(left_s, save));
         }
         for (warning, is_warned) in self.warnings(save).into_iter().zip(&mut self.is_warned) {
-            if let Some(warning) = warning.filter(|_| !std::mem::replace(is_warned, true)) {
+            if let Some(warning) = warning {
+                *is_warned = true;
                 logger.warn(&warning);
             }
         }
@@ -77,11 +78,11 @@ impl Limits {
         )
     }
 
-    /// Of the run file's lead, and of the signal's, if a save has taken longer.
+    /// Of the run file's lead, and of the signal's, if a save has taken longer; once each.
     fn warnings(&self, save: &SaveTime) -> [Option<String>; 2] {
         let Some(save_s) = save.longest_s() else { return [None, None] };
         let shown = units::duration;
-        let lead = self.lead_s.filter(|lead_s| *lead_s < save_s).map(|lead_s| {
+        let lead = self.lead_s.filter(|lead_s| !self.is_warned[0] && *lead_s < save_s).map(|lead_s| {
             format!(
                 "run.stop_before_limit_s = {lead_s} is less than the slowest save, {}; hint: {:.0} or more, or 0 for \
                  twice what is measured",
@@ -90,7 +91,7 @@ impl Limits {
             )
         });
         let needed_s = self.longest_step_s + save_s;
-        let signal = self.signal_lead_s.filter(|lead_s| *lead_s < needed_s).map(|lead_s| {
+        let signal = self.signal_lead_s.filter(|lead_s| !self.is_warned[1] && *lead_s < needed_s).map(|lead_s| {
             format!(
                 "Slurm's signal comes {} before the limit (TISSERAND_SIGNAL_LEAD_S), less than the longest step and \
                  the slowest save, {} and {}; hint: --signal=...@{:.0} or more",

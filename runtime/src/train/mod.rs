@@ -1,7 +1,8 @@
 //! A training run from its run file to its exit code, on one rank. Nothing here is generic over devices.
 //!
 //! - `opening`: folder, lock, host table; [`setup`]: plan, engine; [`corpus`]: data; `start`: where the weights come from.
-//! - [`trainer`]: the loop over steps; `agreement`: what ranks agree on between them.
+//! - [`trainer`]: the loop over steps; `agreement`: what ranks agree on between them; `pace`: how long
+//!   they take.
 //! - [`saving`]: snapshots of the engine and the checkpoints written from them; `save_time`: how long that takes;
 //!   `limits`: when a run must stop to have that time.
 //! - [`report`]: what a run tells while it runs: log line, metrics, TensorBoard, status.
@@ -15,6 +16,7 @@ pub mod corpus;
 pub mod evaluation;
 mod limits;
 mod opening;
+mod pace;
 pub mod report;
 mod save_time;
 pub mod saving;

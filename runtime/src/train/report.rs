@@ -9,11 +9,12 @@ use crate::config::Config;
 use crate::engine::Memory;
 use crate::error::{Error, Result};
 use crate::log::{
-    CheckpointRecord, EvalRecord, Logger, MetricsLog, Record, ResumeRecord, SpikeScore, StepRecord,
-    TensorBoard, ThroughputMeter, units,
+    CheckpointRecord, EvalRecord, Logger, MetricsLog, Record, ResumeRecord, SlowestRank, SpikeScore,
+    StepRecord, TensorBoard, ThroughputMeter, units,
 };
 use crate::plan::Plan;
-use crate::run::{RunFolder, State, Status, StatusFile};
+use crate::run::{HostRow, RunFolder, State, Status, StatusFile};
+use crate::train::pace::StepTimes;
 use crate::train::tracing::Written;
 use tisserand_kernels::ops::step_scalars::StepScalars;
 
@@ -33,6 +34,8 @@ pub struct Report {
     memory_planned_bytes: u64,
     tokens_per_step: u64,
     data_wait: Duration,
+    /// The machine of each rank. On rank 0.
+    hosts: Vec<String>,
     /// Time that steps waited for other ranks; `None` where there are none.
     exposed_communication: Option<Duration>,
 }
@@ -46,8 +49,10 @@ impl Report {
         plan: &Plan,
         step: u64,
         tokens: u64,
-        is_lead: bool,
+        hosts: &[HostRow],
     ) -> Result<Self> {
+        // Who knows where all ranks are is rank 0.
+        let is_lead = !hosts.is_empty();
         let metrics = match is_lead {
             true => Some(MetricsLog::open(&folder.metrics(), folder.access(), step)?),
             false => None,
@@ -74,6 +79,7 @@ impl Report {
             memory_planned_bytes: plan.arena_bytes as u64,
             tokens_per_step: config.tokens_per_step(),
             data_wait: Duration::ZERO,
+            hosts: hosts.iter().map(|row| row.machine().to_owned()).collect(),
             exposed_communication: (config.mesh.dp() * config.mesh.tp > 1).then_some(Duration::ZERO),
         };
         if let Some(file) = &report.status_file {
@@ -149,6 +155,7 @@ impl Report {
         z_loss: bool,
         scores: &mut [SpikeScore; 2],
         memory: &Memory,
+        times: StepTimes,
     ) {
         let interval = self.meter.lap(Instant::now(), step, tokens);
         let steps_left = self.status.total_steps - step;
@@ -167,6 +174,9 @@ impl Report {
             grad_norm_z: scores[1].score(f64::from(scalars.grad_norm)),
             lr,
             step_s: interval.step_s(),
+            step_p50_s: Some(times.p50_s),
+            step_p99_s: Some(times.p99_s),
+            slowest: self.slowest(times.slowest),
             data_wait_s: std::mem::take(&mut self.data_wait).as_secs_f64() / interval.steps.max(1) as f64,
             exposed_communication: exposed.map(|waited| waited.as_secs_f64() / interval_s),
             tokens_per_s,
@@ -193,6 +203,13 @@ impl Report {
         };
         self.append(&Record::Step(record));
         self.write_status();
+    }
+
+    /// Of several ranks the slowest, by the name of its machine.
+    fn slowest(&self, slowest: Option<(usize, f64)>) -> Option<SlowestRank> {
+        let (rank, busy_share) = slowest.filter(|_| self.hosts.len() > 1)?;
+        let host = self.hosts.get(rank)?.clone();
+        Some(SlowestRank { rank, host, busy_share })
     }
 
     /// A validation loss; `seconds` do not count as training.

@@ -1,6 +1,5 @@
 //! From a run file to everything that the first step needs, on every rank. Rank 0 decides and writes for all.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +21,9 @@ use crate::model::Transformer;
 use crate::model::block::Recompute;
 use crate::parallel::Sharding;
 use crate::plan::{self, Plan};
-use crate::run::{BlackBox, JobFacts, LineageEntry, ProcessDescription, RunFolder, RunLock, Start, StopFlag};
+use crate::run::{
+    BlackBox, HostRow, JobFacts, LineageEntry, ProcessDescription, RunFolder, RunLock, Start, StopFlag,
+};
 use crate::step::{StateDTypes, StepConfig};
 
 /// What the command line says beside the run file.
@@ -87,8 +88,8 @@ pub struct Run {
     pub(super) job: JobFacts,
     /// Its entry in lineage.json, on rank 0.
     pub(super) start: Start,
-    /// Machines of the run. On rank 0; elsewhere 0.
-    pub(super) machines: usize,
+    /// Where each rank is. On rank 0; elsewhere empty.
+    pub(super) hosts: Vec<HostRow>,
     pub(super) started: Instant,
 }
 
@@ -183,7 +184,7 @@ impl Run {
             resumed_from: newest,
             job: options.job,
             start,
-            machines: hosts.iter().map(|row| &row.host).collect::<BTreeSet<_>>().len(),
+            hosts,
             started,
         })
     }

@@ -3,6 +3,7 @@
 mod ending;
 mod saves;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ use super::Outcome;
 use super::agreement::{Agreement, StopCause};
 use super::corpus::batch_shape;
 use super::limits::Limits;
+use super::pace::Pace;
 use super::report::{self, Report};
 use super::save_time::SaveTime;
 use super::saving::{self, Saving};
@@ -24,7 +26,7 @@ use crate::engine::Part;
 use crate::error::{Error, Result};
 use crate::log::ResumeRecord;
 use crate::plan::storage::Storage;
-use crate::run::{Trigger, Triggers};
+use crate::run::{HostRow, Trigger, Triggers};
 
 /// What a rank does outside of the actions of a step, for the table after a failure.
 #[derive(Clone, Copy)]
@@ -49,6 +51,7 @@ pub struct Trainer {
     saving: Saving,
     report: Report,
     tracing: Tracing,
+    pace: Pace,
     /// On rank 0.
     triggers: Option<Triggers>,
     /// On rank 0: all ranks take the same steps and saves.
@@ -95,11 +98,13 @@ impl Trainer {
         )?;
         let crew = Crew::new(Arc::clone(&run.control));
         let bytes = Storage::new(&run.config, run.engine.model())?.checkpoint.bytes;
-        let time = SaveTime::expected(report.save_s(), bytes, run.machines);
+        let machines = run.hosts.iter().map(HostRow::machine).collect::<BTreeSet<_>>().len();
+        let time = SaveTime::expected(report.save_s(), bytes, machines);
         let saving = Saving::new(&run.config, &run.folder, run.tokenizer.clone(), crew, time)?;
         Ok(Trainer {
             names: Doing::NAMES.map(Into::into),
             tracing: Tracing::new(&run),
+            pace: Pace::new(run.control.rank(), run.config.log.every_steps),
             triggers: triggers(&run),
             limits: (run.control.rank() == 0).then(|| Limits::new(&run)),
             run,
@@ -148,11 +153,13 @@ impl Trainer {
     /// One training step.
     fn step(&mut self) -> Result<()> {
         self.note(Doing::WaitForData);
-        let waiting = Instant::now();
+        let begin = Instant::now();
         let batch: StepBatch = self.loader.next()?;
-        self.report.waited_for_data(waiting.elapsed());
+        self.report.waited_for_data(begin.elapsed());
         self.note(Doing::CountTokens);
+        let counting = Instant::now();
         let valid_tokens = self.run.control.sum(Channel::Step, self.distinct_tokens(&batch))?;
+        let counted = counting.elapsed();
         let run = &mut self.run;
         let step = run.state.step + 1;
         let inputs = step_inputs(run, step, valid_tokens);
@@ -160,7 +167,9 @@ impl Trainer {
         self.tracing.begin(step);
         run.engine.train(&inputs, &batch.micro_batches)?;
         let is_traced = self.tracing.end(step);
-        self.report.waited_for_collectives(self.tracing.trace().waited() - waited);
+        let waited = self.tracing.trace().waited() - waited;
+        self.report.waited_for_collectives(waited);
+        self.pace.step(begin.elapsed(), counted + waited);
         let is_first = run.after_first_step.take().map(|after_first_step| after_first_step()).is_some();
         self.loader.recycle(batch);
         let training = &run.config.training;
@@ -202,18 +211,23 @@ impl Trainer {
         Ok(scalars)
     }
 
-    fn log(&mut self, step: u64) -> Result<()> {
+    fn is_logged(&self, step: u64) -> bool {
         let config = &self.run.config;
-        let due = step.is_multiple_of(config.log.every_steps) || step == 1 || step == config.training.steps;
-        if !due {
+        step.is_multiple_of(config.log.every_steps) || step == 1 || step == config.training.steps
+    }
+
+    fn log(&mut self, step: u64) -> Result<()> {
+        if !self.is_logged(step) {
             return Ok(());
         }
+        let config = &self.run.config;
         let (lr, z_loss) = (learning_rate(&self.run, step), config.training.z_loss > 0.0);
         let scalars = self.read_scalars()?;
         let memory = self.run.engine.memory();
         let state = &mut self.run.state;
         let scores = &mut state.spike_scores;
-        self.report.step(step, state.consumed_tokens, &scalars, lr, z_loss, scores, &memory);
+        let times = self.pace.take();
+        self.report.step(step, state.consumed_tokens, &scalars, lr, z_loss, scores, &memory, times);
         Ok(())
     }
 
@@ -282,8 +296,10 @@ impl Trainer {
         let file = (asked == Some(Trigger::Stop)).then_some(StopCause::File);
         let signal = self.run.stop.requested().map(StopCause::Signal);
         let stop = file.or(signal).or(self.near_a_limit());
-        let own = Agreement { stop, save: is_due || asked == Some(Trigger::Save) };
-        Ok(own.reach(self.run.control.as_ref())?)
+        let own = Agreement { stop, save: is_due || asked == Some(Trigger::Save), slowest: self.pace.own() };
+        let agreed = own.reach(self.run.control.as_ref())?;
+        self.pace.agreed(agreed.slowest, self.is_logged(self.run.state.step));
+        Ok(agreed)
     }
 
     /// The time limit that is near. On rank 0.
@@ -314,7 +330,7 @@ fn open_report(run: &Run) -> Result<Report> {
         &run.plan,
         state.step,
         state.consumed_tokens,
-        run.control.rank() == 0,
+        &run.hosts,
     )
 }
 

@@ -10,7 +10,7 @@ impl Trainer {
     /// Whether a rank was told to stop before its first step, while it read data or checkpoints.
     pub(super) fn told_to_stop(&self) -> Result<Option<StopCause>> {
         let stop = self.run.stop.requested().map(StopCause::Signal);
-        Ok(Agreement { stop, save: false }.reach(self.run.control.as_ref())?.stop)
+        Ok(Agreement { stop, ..Agreement::default() }.reach(self.run.control.as_ref())?.stop)
     }
 
     /// Stops before the first step, when there is nothing to save. A run to which that happens again is started for
