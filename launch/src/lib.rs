@@ -5,8 +5,8 @@
 //! - [`world`]: the ranks of a run; `processes`: ranks that are processes, behind the features `mpi` and `nccl`.
 //! - [`device`]: the one `match` that chooses a device.
 //! - [`mod@env`]: the only place that reads the environment; [`signals`]: the only one that handles signals.
-//! - [`ranks`]: which rank this process is, as its launcher says; [`hostlist`]: Slurm's lists of hosts; [`slurm`]: when it
-//!   ends the job.
+//! - [`ranks`]: which rank this process is, as its launcher says; [`hostlist`]: Slurm's lists of hosts;
+//!   [`slurm`]: when it ends the job.
 
 pub mod cli;
 pub mod commands;

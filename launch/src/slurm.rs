@@ -137,10 +137,8 @@ fn output(program: &str, arguments: &[&str]) -> Result<String, String> {
 
 /// Lines of id, end and limit: `1234 2026-11-26T18:00:00 1:00:00`.
 fn of_squeue(text: &str, id: &str) -> Option<Answer> {
-    let line = text
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .find(|line| line[..1] == [id])?;
+    let mut lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let line = lines.find(|line| line.first() == Some(&id))?;
     let [_, end, limit] = line[..] else { return None };
     of_words(end, limit)
 }

@@ -128,6 +128,8 @@ pub struct Terms {
     pub run_dir: Option<PathBuf>,
     /// The key `run.group`.
     pub group: Option<String>,
+    /// Steps of the whole run.
+    pub total_steps: u64,
     /// Whether Slurm chose the machines, and may be asked to leave one out.
     pub in_slurm: bool,
 }
@@ -137,12 +139,24 @@ impl Terms {
     pub fn of(config: &Config) -> Self {
         let timeout = Duration::from_secs_f64(config.run.collective_timeout_s);
         let (run_dir, group) = (Some(config.run.dir.clone()), config.run.group.clone());
-        Terms { timeout, run_dir, group, in_slurm: env::slurm_job().is_some() }
+        Terms {
+            timeout,
+            run_dir,
+            group,
+            total_steps: config.training.steps,
+            in_slurm: env::slurm_job().is_some(),
+        }
     }
 
     /// Those of a command that leaves nothing behind.
     pub fn passing() -> Self {
-        Terms { timeout: Duration::from_secs(600), run_dir: None, group: None, in_slurm: false }
+        Terms {
+            timeout: Duration::from_secs(600),
+            run_dir: None,
+            group: None,
+            total_steps: 0,
+            in_slurm: false,
+        }
     }
 }
 
@@ -186,7 +200,7 @@ pub(crate) fn tell_for_all(terms: &Terms, failure: &Failure, reports: &[RankRepo
         && let Some(dir) = &terms.run_dir
         && let Ok(folder) = RunFolder::open(dir, terms.group.as_deref())
     {
-        report::failed(&folder, &Error::Peer(failure.clone()));
+        report::failed(&folder, &Error::Peer(failure.clone()), terms.total_steps);
     }
 }
 

@@ -68,9 +68,9 @@ pub fn table(reports: &[RankReport]) -> String {
 pub fn exclusion_hint(reports: &[RankReport]) -> Option<String> {
     let mut machines = reports.iter().filter(|report| report.is_missing()).map(RankReport::machine);
     let one = machines.next().filter(|machine| *machine != "-")?;
-    machines
-        .all(|machine| machine == one)
-        .then(|| format!("hint: to leave out {one}: sbatch --exclude={one} ... (in an allocation: srun --exclude={one} ...)\n"))
+    let option = format!("--exclude={one} ...");
+    let hint = || format!("hint: to leave out {one}: sbatch {option} (in an allocation: srun {option})\n");
+    machines.all(|machine| machine == one).then(hint)
 }
 
 fn row(report: &RankReport) -> [String; COLUMNS.len()] {

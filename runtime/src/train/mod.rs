@@ -71,7 +71,7 @@ pub fn train(
 ) -> Result<Outcome> {
     control.progress().note(|activity| activity.action = Some("start".into()));
     let (mut folder, mut logger, start) = (None, None, Start::default());
-    let black_box = BlackBox::default();
+    let (black_box, total_steps) = (BlackBox::default(), config.training.steps);
     let run = || {
         let opened = setup::open_folder(&config, &options, control.as_ref())?;
         folder = Some(opened.clone());
@@ -93,7 +93,7 @@ pub fn train(
         // What is wrong with the folder is said by the error itself, or has no bearing on it.
         let _ = start.ended(error.exit_code());
         logger.iter().for_each(|logger| logger.error(&error.to_string()));
-        folder.iter().for_each(|folder| report::failed(folder, &error));
+        folder.iter().for_each(|folder| report::failed(folder, &error, total_steps));
     }
     Err(error)
 }

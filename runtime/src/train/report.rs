@@ -304,15 +304,16 @@ pub fn still_finished(folder: &RunFolder, logger: &Logger, state: &TrainerState,
     })
 }
 
-/// Notes the error in status.json, if the run had one that is its own.
-pub fn failed(folder: &RunFolder, error: &Error) {
+/// Notes the error in status.json, if the run had one that is its own. `total_steps` are those of a run that ends
+/// before it has written any status.
+pub fn failed(folder: &RunFolder, error: &Error, total_steps: u64) {
     // A run that is refused because another job holds the folder must not touch that job's status; and if
     // the folder itself is unwritable, the error that is reported already says so.
-    if error.exit_code() == 1
-        && let Ok((status, _)) = StatusFile::read(&folder.dir().join("status.json"))
-    {
+    if error.exit_code() == 1 {
+        let written = StatusFile::read(&folder.dir().join("status.json")).map(|(status, _)| status);
+        let before = written.unwrap_or_else(|_| Status::starting(total_steps));
         let message = error.to_string();
         let _ =
-            folder.status().write(&Status { state: State::Failed, message, exit_code: Some(1), ..status });
+            folder.status().write(&Status { state: State::Failed, message, exit_code: Some(1), ..before });
     }
 }
