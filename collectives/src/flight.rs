@@ -92,7 +92,7 @@ impl Recording {
     fn open(&mut self, kind: &str, sequence: u64) -> Option<&mut CallRecord> {
         let is_meant =
             |call: &CallRecord| call.end.is_none() && call.sequence == sequence && *call.kind == *kind;
-        let index = self.in_order().position(|call| is_meant(call))?;
+        let index = self.in_order().position(is_meant)?;
         let start = self.start();
         self.ring.get_mut((start + index) % CALLS_KEPT)
     }

@@ -9,7 +9,7 @@ use super::number;
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Record {
     /// A logged training step.
-    Step(StepRecord),
+    Step(Box<StepRecord>),
     /// An evaluation on one validation set.
     Eval(EvalRecord),
     /// A complete checkpoint.

@@ -191,9 +191,11 @@ mod tests {
         JobFacts { id: id.to_owned(), restarts, ..JobFacts::default() }
     }
 
-    /// Starts as (job, restarts, steps completed, exit code).
-    fn entries(starts: &[(&str, u64, u64, Option<u8>)]) -> Vec<LineageEntry> {
-        let entry = |&(id, restarts, steps, exit_code): &(&str, u64, u64, Option<u8>)| LineageEntry {
+    /// Job, restarts, steps completed, exit code.
+    type Row = (&'static str, u64, u64, Option<u8>);
+
+    fn entries(starts: &[Row]) -> Vec<LineageEntry> {
+        let entry = |&(id, restarts, steps, exit_code): &Row| LineageEntry {
             last_step: Some(40 + steps),
             exit_code,
             ..LineageEntry::now(&job(id, restarts), Some(40), Vec::new())
@@ -203,7 +205,7 @@ mod tests {
 
     #[test]
     fn starts_without_a_step_are_counted_from_the_newest_on() {
-        let cases: [(&[(&str, u64, u64, Option<u8>)], JobFacts, u64); 10] = [
+        let cases: [(&[Row], JobFacts, u64); 10] = [
             (&[], job("local", 0), 0),
             (&[("local", 0, 0, None), ("local", 0, 0, Some(1))], job("local", 0), 2),
             (&[("local", 0, 0, None), ("local", 0, 5, None), ("local", 0, 0, None)], job("local", 0), 1),

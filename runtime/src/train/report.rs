@@ -201,7 +201,7 @@ impl Report {
             eta_s,
             ..self.status.clone()
         };
-        self.append(&Record::Step(record));
+        self.append(&Record::Step(Box::new(record)));
         self.write_status();
     }
 
