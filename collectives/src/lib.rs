@@ -7,7 +7,8 @@
 //!   `messages`, `header`: what some of them have in common.
 //! - [`Axes`]: one rank's communicators along the axes of the mesh.
 //! - [`control`]: small host-side agreements, and the news that a rank has died.
-//! - [`mesh`], [`placement`]: pure arithmetic; [`audit`]: what was moved; [`trace`]: when.
+//! - [`mesh`], [`placement`]: pure arithmetic; [`audit`]: what was moved; [`trace`]: when; [`flight`]: the
+//!   newest of it, always.
 //!
 //! A size of one is ordinary: [`Single`] is a communicator like any other, so the code above never asks
 //! whether it is alone.
@@ -24,6 +25,7 @@ mod conformance;
 pub mod control;
 #[cfg(any(feature = "mpi", feature = "nccl"))]
 mod end_process;
+pub mod flight;
 #[cfg(any(feature = "mpi", feature = "nccl", test))]
 mod header;
 mod imagined;

@@ -114,7 +114,7 @@ fn ranks_that_call_different_things_are_all_told_who_called_what() {
 fn a_failure_wakes_every_call_calls_each_hook_once_and_is_reported_once() {
     for (name, world) in worlds() {
         let (size, last) = (world.len(), world.len() - 1);
-        let failure = Failure { rank: last, cause: "loss is not finite".to_owned(), exit_code: 2 };
+        let failure = Failure { exit_code: 2, ..Failure::fault(last, "loss is not finite") };
         let reports = each_rank(world, |plane| {
             let hooks = Arc::new(AtomicUsize::new(0));
             let hook = || {

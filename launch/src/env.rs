@@ -1,6 +1,7 @@
 //! The environment, read here only.
 
-use tisserand_runtime::run::ProcessDescription;
+use tisserand_runtime::run::{JobEnd, JobFacts, ProcessDescription};
+use tisserand_runtime::{Error, Result};
 
 /// A variable's value, if it is set and valid UTF-8.
 pub fn variable(name: &str) -> Option<String> {
@@ -12,9 +13,42 @@ pub fn names() -> impl Iterator<Item = String> {
     std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
 }
 
+/// The id of the Slurm job that this process is part of.
+pub fn slurm_job() -> Option<String> {
+    variable("SLURM_JOB_ID")
+}
+
 /// The job's name in the run folder: Slurm's id, or "local".
 pub fn job_id() -> String {
-    variable("SLURM_JOB_ID").unwrap_or_else(|| "local".to_owned())
+    slurm_job().unwrap_or_else(|| JobFacts::default().id)
+}
+
+/// What the environment says of this job. That it ends is told elsewhere: [`limit`](crate::slurm::limit).
+///
+/// # Errors
+/// Input, if what the job script exports is no number.
+pub fn job() -> Result<JobFacts> {
+    let Some(id) = slurm_job() else { return Ok(JobFacts::default()) };
+    let restarts = variable("SLURM_RESTART_COUNT").and_then(|count| count.parse().ok()).unwrap_or(0);
+    let (node, signal_lead_s) = (variable("SLURMD_NODENAME"), signal_lead_s()?);
+    Ok(JobFacts { id, restarts, node, signal_lead_s, end: JobEnd::default() })
+}
+
+/// When Slurm ends this job, in seconds since 1970, where it says so in the environment.
+pub fn slurm_end_time() -> Option<u64> {
+    variable("SLURM_JOB_END_TIME")?.parse().ok()
+}
+
+/// The lead of `--signal`, which Slurm tells nobody: job scripts export it.
+fn signal_lead_s() -> Result<Option<f64>> {
+    const NAME: &str = "TISSERAND_SIGNAL_LEAD_S";
+    let Some(text) = variable(NAME).filter(|text| !text.is_empty()) else { return Ok(None) };
+    match text.parse() {
+        Ok(seconds) if (0.0..1e9).contains(&seconds) => Ok(Some(seconds)),
+        _ => Err(Error::input(format!(
+            "{NAME} = {text:?} in the environment, expected seconds; hint: the number after @ of sbatch --signal"
+        ))),
+    }
 }
 
 /// How this process was called, for people.

@@ -8,7 +8,7 @@
 //! - [`local`]: ranks that `launch` starts on this machine.
 //! - [`node`]: what the first rank of a machine reads for the others of it.
 //! - [`ranks`]: which rank this process is, as its launcher says; [`hostlist`]: Slurm's lists of hosts.
-//! - [`slurm`]: job scripts, and what each machine wants in them.
+//! - [`slurm`]: job scripts, and what each machine wants in them; when a job ends.
 
 pub mod cli;
 pub mod commands;

@@ -1,6 +1,6 @@
 //! Signals that ask a run to stop at the next step boundary.
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use tisserand_runtime::run::{StopFlag, StopReason};
 use tisserand_runtime::{Error, Result};
@@ -8,10 +8,10 @@ use tisserand_runtime::{Error, Result};
 /// Exit code of a process that control-C ended, as shells expect it.
 const INTERRUPTED: i32 = 130;
 
-/// From now on SIGTERM, SIGUSR1 and control-C set the flag. A second control-C ends the process at once: the
+/// From now on SIGTERM, SIGUSR1, SIGUSR2 and control-C set the flag. A second control-C ends the process at once: the
 /// newest checkpoint is complete whenever that happens.
 pub fn watch(flag: &StopFlag) -> Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGUSR1, SIGINT])
+    let mut signals = Signals::new([SIGTERM, SIGUSR1, SIGUSR2, SIGINT])
         .map_err(|error| Error::fault(format!("cannot watch for signals: {error}")))?;
     let watched = flag.clone();
     let watch = move || {
@@ -19,6 +19,7 @@ pub fn watch(flag: &StopFlag) -> Result<()> {
             let reason = match signal {
                 SIGTERM => StopReason::Terminate,
                 SIGUSR1 => StopReason::User1,
+                SIGUSR2 => StopReason::User2,
                 _ => StopReason::Interrupt,
             };
             if reason == StopReason::Interrupt {

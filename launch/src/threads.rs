@@ -166,11 +166,11 @@ fn conclude<R>(
     // What all ranks came to by themselves, a loss that diverges, say, is nobody's death; and rank 0 speaks for
     // itself without its name.
     let agreed = results.iter().all(own);
-    let speaks = agreed || (failure.exit_code != 1 && results.first().is_some_and(own));
+    let speaks = agreed || (!failure.wants_table() && results.first().is_some_and(own));
     let first = results.into_iter().next().and_then(Result::err).filter(|_| speaks);
-    let error = first.unwrap_or(Error::Peer(failure));
+    let error = first.unwrap_or_else(|| Error::Peer(failure.clone()));
     if let Some(reports) = reports.filter(|_| !agreed) {
-        tell(terms, &error, &reports, error.exit_code(), "");
+        tell(terms, &error, &failure, &reports, "");
     }
     Err(error)
 }

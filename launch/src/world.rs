@@ -14,6 +14,7 @@ use tisserand_runtime::train::report;
 use tisserand_runtime::{Error, Result};
 
 use crate::device::Place;
+use crate::env;
 use crate::node::Node;
 use crate::ranks::{Ranks, Source};
 
@@ -130,18 +131,35 @@ pub struct Terms {
     pub run_dir: Option<PathBuf>,
     /// The key `run.group`.
     pub group: Option<String>,
+    /// Steps of the whole run.
+    pub total_steps: u64,
+    /// Whether Slurm chose the machines, and may be asked to leave one out.
+    pub in_slurm: bool,
 }
 
 impl Terms {
     /// Those of a run.
     pub fn of(config: &Config) -> Self {
         let timeout = Duration::from_secs_f64(config.run.collective_timeout_s);
-        Terms { timeout, run_dir: Some(config.run.dir.clone()), group: config.run.group.clone() }
+        let (run_dir, group) = (Some(config.run.dir.clone()), config.run.group.clone());
+        Terms {
+            timeout,
+            run_dir,
+            group,
+            total_steps: config.training.steps,
+            in_slurm: env::slurm_job().is_some(),
+        }
     }
 
     /// Those of a command that leaves nothing behind.
     pub fn passing() -> Self {
-        Terms { timeout: Duration::from_secs(600), run_dir: None, group: None }
+        Terms {
+            timeout: Duration::from_secs(600),
+            run_dir: None,
+            group: None,
+            total_steps: 0,
+            in_slurm: false,
+        }
     }
 }
 
@@ -157,18 +175,19 @@ pub(crate) fn attempt<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
 }
 
 /// Says what every rank was doing when the run failed, on standard error and in the run folder, and `then` the last
-/// line, in one piece. Bad input needs no table.
+/// line, in one piece. Bad input and refusals need no table.
 pub(crate) fn tell(
     terms: &Terms,
     error: &(impl Display + ?Sized),
+    failure: &Failure,
     reports: &[RankReport],
-    exit_code: u8,
     then: &str,
 ) {
-    if exit_code != 1 {
+    if !failure.wants_table() {
         return eprint!("{then}");
     }
-    let table = control::table(reports);
+    let hint = if terms.in_slurm { control::exclusion_hint(reports) } else { None };
+    let table = control::table(reports) + &hint.unwrap_or_default();
     let text = format!("{table}{then}");
     eprint!("{text}");
     if let Some(dir) = &terms.run_dir {
@@ -178,13 +197,13 @@ pub(crate) fn tell(
 
 /// Tells of a failure for a rank that does not: in one piece with the table, and in the run's status.
 pub(crate) fn tell_for_all(terms: &Terms, failure: &Failure, reports: &[RankReport], then: &str) {
-    tell(terms, failure, reports, failure.exit_code, &format!("error: {failure}\n{then}"));
+    tell(terms, failure, failure, reports, &format!("error: {failure}\n{then}"));
     // Before the first step the folder may be another job's, with a status of its own.
     if reports.iter().any(|report| report.activity.step > 0)
         && let Some(dir) = &terms.run_dir
         && let Ok(folder) = RunFolder::open(dir, terms.group.as_deref())
     {
-        report::failed(&folder, &Error::Peer(failure.clone()));
+        report::failed(&folder, &Error::Peer(failure.clone()), terms.total_steps);
     }
 }
 

@@ -17,6 +17,9 @@ pub enum Error {
     /// Something failed while running: disk, device, another process, a diverging loss. Exit code 1.
     #[error("{0}")]
     Fault(String),
+    /// The run refuses to go on, though nothing has failed now: no rank is to blame. Exit code 1.
+    #[error("{0}")]
+    Refused(String),
     /// An op, the arena or the device failed. Exit code 1.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -59,7 +62,10 @@ impl Error {
     pub fn failure(&self, rank: usize) -> Failure {
         match self {
             Error::Peer(failure) => failure.clone(),
-            error => Failure { rank, cause: error.to_string(), exit_code: error.exit_code() },
+            error => {
+                let (cause, exit_code) = (error.to_string(), error.exit_code());
+                Failure { rank, cause, exit_code, is_refusal: matches!(error, Error::Refused(_)) }
+            }
         }
     }
 
@@ -72,7 +78,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Input(_) => 2,
-            Error::Fault(_) | Error::Kernel(_) | Error::Collective(_) => 1,
+            Error::Fault(_) | Error::Refused(_) | Error::Kernel(_) | Error::Collective(_) => 1,
             Error::Peer(failure) => failure.exit_code,
         }
     }

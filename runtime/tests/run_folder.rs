@@ -14,7 +14,8 @@ use tisserand_runtime::log::TensorBoard;
 use tisserand_runtime::log::metrics::MetricsLog;
 use tisserand_runtime::log::record::{Record, ResumeRecord};
 use tisserand_runtime::run::{
-    Difference, HostRow, LineageEntry, ProcessDescription, RunFolder, State, Status, StatusFile,
+    Difference, HostRow, JobFacts, LineageEntry, ProcessDescription, RunFolder, Start, State, Status,
+    StatusFile,
 };
 
 const ROLE: &str = "RUN_FOLDER_TEST_ROLE";
@@ -57,16 +58,21 @@ fn the_other_process() {
     }
 }
 
+fn job(id: &str) -> JobFacts {
+    JobFacts { id: id.to_owned(), ..JobFacts::default() }
+}
+
 /// Writes one of everything.
 fn fill(folder: &RunFolder) {
     folder.write_run_toml("config_version = 1\n").unwrap();
     folder.write_resolved_toml("config_version = 1\n").unwrap();
-    folder.append_lineage(LineageEntry::now("1", None, Vec::new())).unwrap();
+    folder.begin_start(&Start::default(), LineageEntry::now(&job("1"), None, Vec::new())).unwrap();
     folder.status().write(&Status::starting(10)).unwrap();
     let job = folder.next_job("1", &ProcessDescription::default()).unwrap();
     let (host, device) = ("node1".to_owned(), "CPU, 2 threads".to_owned());
     let (cpus, numa) = ("0-3".to_owned(), "0".to_owned());
-    let row = HostRow { rank: 0, local_rank: 0, host, pid: 1, device, gpu: None, cpus, bound: false, numa };
+    let (node, gpu) = (None, None);
+    let row = HostRow { rank: 0, local_rank: 0, host, node, pid: 1, device, gpu, cpus, bound: false, numa };
     job.write_hosts(&[row]).unwrap();
     let mut metrics = MetricsLog::open(&folder.metrics(), folder.access(), 0).unwrap();
     let (job_id, world_size) = ("1".to_owned(), 1);
@@ -225,15 +231,17 @@ fn lineage_keeps_every_start_and_refuses_to_lose_a_damaged_one() {
     let folder = RunFolder::open(root.path(), None).unwrap();
     assert_eq!(folder.lineage().unwrap(), []);
     let difference = Difference { key: "mesh.tp".to_owned(), old: 1.into(), new: 2.into() };
-    let starts =
-        [LineageEntry::now("1", None, Vec::new()), LineageEntry::now("2", Some(500), vec![difference])];
+    let starts = [
+        LineageEntry::now(&job("1"), None, Vec::new()),
+        LineageEntry::now(&job("2"), Some(500), vec![difference]),
+    ];
     for start in &starts {
-        folder.append_lineage(start.clone()).unwrap();
+        folder.begin_start(&Start::default(), start.clone()).unwrap();
     }
     assert_eq!(folder.lineage().unwrap(), starts);
     let path = root.path().join("lineage.json");
     fs::write(&path, "[{").unwrap();
-    let error = folder.append_lineage(starts[0].clone()).unwrap_err();
+    let error = folder.begin_start(&Start::default(), starts[0].clone()).unwrap_err();
     assert!(error.to_string().contains("lineage.json is damaged"), "{error}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "[{");
 }

@@ -2,8 +2,10 @@
 //! on from its newest checkpoint, on any mesh.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tisserand_collectives::Channel;
 use tisserand_launch::{threads, world};
 use tisserand_runtime::config::Config;
@@ -104,6 +106,8 @@ fn assert_reported(run: &Run, mesh: Mesh, fault: Fault, ended: &Ended, cause: &s
     ];
     for (rank, row) in rows.iter().enumerate() {
         assert!(rank == fault.rank || row.contains("running"), "{what}: {stderr}");
+        // The device of the rank that fails is another one.
+        assert!(row.contains("1 CPU thread") || row.contains("faulty"), "{what}: {stderr}");
         let [axis, state] = [["dp_shard ", "dp_replicate "], ["(waiting)", "(done)"]];
         assert!(axis.iter().any(|axis| row.contains(axis)) && row.contains(" #"), "{what}: {stderr}");
         let has_begun = !row.contains(" start ");
@@ -120,9 +124,43 @@ fn assert_reported(run: &Run, mesh: Mesh, fault: Fault, ended: &Ended, cause: &s
     assert!(rows.iter().all(|row| report.contains(row.as_str())), "{what}: {report}");
     let log = fs::read_to_string(newest.join("rank0.log")).unwrap();
     assert!(log.contains(cause), "{what}: {log}");
+    assert!(!stderr.contains("--exclude"), "{what}: {stderr}");
+    assert_recorded(&newest.join("flight"), mesh, fault, &what);
     if run.dir().join("checkpoints/latest").exists() {
         run.verify();
     }
+}
+
+/// Every rank has written its newest collectives, and one waits in an open one for the rank that fails. (Not always
+/// all: some end before they come to one.)
+fn assert_recorded(flight: &Path, mesh: Mesh, fault: Fault, what: &str) {
+    let mut open = 0;
+    for rank in 0..mesh.ranks() {
+        let text = fs::read_to_string(flight.join(format!("rank-{rank}.json"))).unwrap();
+        let record: Value =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{what}: {error}: {text}"));
+        assert_eq!(record["rank"], rank, "{what}: {text}");
+        assert!(
+            record["failure"].as_str().unwrap().starts_with(&format!("rank {}: ", fault.rank)),
+            "{what}: {text}"
+        );
+        for communicator in record["communicators"].as_array().unwrap() {
+            let calls = communicator["calls"].as_array().unwrap();
+            let num_calls = communicator["num_calls"].as_u64().unwrap();
+            assert_eq!(calls.len() as u64, num_calls.min(64), "{what}: {text}");
+            let of = |calls: &[Value], field: &str| -> Vec<u64> {
+                calls.iter().map(|call| call[field].as_u64().unwrap()).collect()
+            };
+            assert!(of(calls, "sequence").is_sorted() && of(calls, "step").is_sorted(), "{what}: {text}");
+            for call in calls {
+                let (begin, end) = (call["begin_s"].as_f64().unwrap(), call["end_s"].as_f64());
+                assert!(begin <= 0.0 && end.is_none_or(|end| begin <= end && end <= 0.0), "{what}: {call}");
+                assert!(end.is_some() || call["end_s"] == "open", "{what}: {call}");
+                open += usize::from(end.is_none() && rank != fault.rank);
+            }
+        }
+    }
+    assert!(open > 0, "{what}: nobody waits");
 }
 
 fn base() -> Run {
@@ -193,6 +231,25 @@ fn a_rank_that_is_late_is_named_with_where_it_was() {
         println!("{mesh:?}: {:.1} s, {error}", ended.after.as_secs_f64());
         run.exits(0);
     }
+}
+
+/// Slurm can leave its machine out.
+#[test]
+fn in_a_slurm_job_the_machine_of_a_late_rank_is_named_for_the_next() {
+    let mesh = mesh(1, 2, 1);
+    let mut run = base().and(&["run.collective_timeout_s=1"]);
+    run.set_mesh(mesh);
+    let fault = Fault { rank: 1, communicator: "reduce", step: 2, calls: 0, how: How::Sleep(3000) };
+    let mut command = faulty::command(fault, mesh.ranks(), &run.run_file());
+    let output = command.env("SLURM_JOB_ID", "7").output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", errors(&output));
+    let said = errors(&output);
+    let lines: Vec<&str> = said.lines().filter(|line| line.starts_with("hint: ")).collect();
+    let host = tisserand_collectives::control::host_name();
+    let want = format!("hint: to leave out {host}: sbatch --exclude={host} ");
+    assert!(lines.len() == 1 && lines[0].starts_with(&want), "{said}");
+    let report = fs::read_to_string(run.dir().join("jobs/0001-local/failure.txt")).unwrap();
+    assert!(report.contains(lines[0]), "{report}");
 }
 
 /// A thread that never comes back cannot be ended or joined.

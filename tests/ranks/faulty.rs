@@ -124,7 +124,6 @@ fn train(path: &Path, sets: &[String], ranks: usize, fault: Fault) -> Result<u8>
     let options = TrainOptions {
         run_toml: std::fs::read_to_string(path).unwrap(),
         quiet: true,
-        job_id: "local".to_owned(),
         ..TrainOptions::default()
     };
     let outcome = threads::join(ranks, &world::Terms::of(&config), |place, control| {

@@ -4,6 +4,7 @@
 //! - [`equal`]: meshes beside one rank; [`folder`]: what a run of several ranks leaves behind.
 //! - [`resume`]: from any mesh to any mesh, by stops and by crashes.
 //! - [`failures`]: ranks that die, are late or meet bad input; [`faulty`] is the program that does so.
+//! - [`idle`]: runs that come nowhere; [`slow`]: ranks that others wait for.
 //! - [`refusals`]: ranks and meshes that do not fit.
 //!
 //! With `TISSERAND_FULL=1` products of meshes and modes are run whole, not a covering part.
@@ -12,8 +13,10 @@ mod equal;
 mod failures;
 mod faulty;
 mod folder;
+mod idle;
 mod refusals;
 mod resume;
 #[path = "../support/run.rs"]
 mod run;
+mod slow;
 mod support;

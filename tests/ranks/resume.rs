@@ -67,7 +67,12 @@ fn a_run_goes_on_on_any_mesh_within_rounding() {
 #[test]
 fn a_crash_at_any_moment_loses_nothing_that_was_saved() {
     const CRASHES: usize = 20;
-    let sets = ["determinism.mesh_invariant=true", "checkpoint.every_steps=1", "training.steps=10"];
+    let sets = [
+        "determinism.mesh_invariant=true",
+        "checkpoint.every_steps=1",
+        "training.steps=10",
+        "run.max_idle_starts=0",
+    ];
     let whole = base().and(&sets);
     let start = Instant::now();
     whole.exits(0);

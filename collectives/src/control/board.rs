@@ -3,9 +3,8 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::table::{FAILED, LEFT, RUNNING};
 use super::{Activity, Failure, Progress, RankReport, lock};
-
-const RUNNING: &str = "running";
 
 /// One entry a rank.
 pub(super) struct Board {
@@ -91,7 +90,7 @@ impl Board {
 
     /// `rank` has ended in good order.
     pub(super) fn left(&self, rank: usize) {
-        self.gone(rank, "left");
+        self.gone(rank, LEFT);
     }
 
     /// The failure is known: ranks of this process are read, and the one that failed is marked.
@@ -105,7 +104,7 @@ impl Board {
         if failure.rank < state.entries.len() {
             state.change(failure.rank, |entry| {
                 if entry.state == RUNNING {
-                    entry.state = format!("failed: {}", failure.cause);
+                    entry.state = format!("{FAILED}{}", failure.cause);
                 }
             });
         }

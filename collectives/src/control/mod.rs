@@ -7,7 +7,7 @@
 //! - [`ControlPlane`]: what a rank sees of it; a [`Meeting`] is an agreement of some ranks. [`Alone`]: one rank; [`Memory`]: ranks that are threads of one
 //!   process; [`Tcp`]: processes, on one machine or many, which meet by a [`Rendezvous`].
 //! - `rounds` counts who has called, `hub` tells the ranks what came of it, `inbox` is where a rank waits,
-//!   `board` keeps what each rank was doing, `member` is what `Memory` and `Tcp` have in common.
+//!   `board` keeps what each rank was doing, [`table()`] says it, `member` is what `Memory` and `Tcp` have in common.
 
 mod alone;
 mod board;
@@ -19,6 +19,7 @@ mod member;
 mod memory;
 pub mod progress;
 mod rounds;
+mod table;
 mod tcp;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,7 +29,8 @@ pub use alone::Alone;
 pub use failure::Failure;
 pub use host::host_name;
 pub use memory::Memory;
-pub use progress::{Activity, CollectiveActivity, Progress, RankReport, table};
+pub use progress::{Activity, CollectiveActivity, Progress};
+pub use table::{RankReport, exclusion_hint, table};
 pub use tcp::{Listener, Rendezvous, Secret, Tcp};
 
 /// A thread that panicked with the lock in its hands must not take the news of its death with it.

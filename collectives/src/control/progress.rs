@@ -1,4 +1,5 @@
-//! What each rank is doing: noted by the rank as it goes, read when somebody must be told why a run hangs.
+//! What each rank is doing: noted by the rank as it goes, read when somebody must be told why a run hangs
+//! ([`super::table`]).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -6,10 +7,15 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use crate::Trace;
+use crate::flight::{CallRecord, Flight};
 
 /// The newest action and collective of a rank.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Activity {
+    /// What the rank computes on, in words.
+    pub device: Option<Arc<str>>,
+    /// Slurm's name of its machine.
+    pub node: Option<Arc<str>>,
     /// The step, from 1; 0 before the first.
     pub step: u64,
     /// The action of the step, "graph" for those of a whole micro-batch, or what is done between steps.
@@ -40,12 +46,13 @@ pub struct CollectiveActivity {
 pub struct Progress {
     shared: Arc<Mutex<(Activity, Instant)>>,
     trace: Trace,
+    flight: Flight,
 }
 
 impl Default for Progress {
     fn default() -> Self {
         let newest = Mutex::new((Activity::default(), Instant::now()));
-        Progress { shared: Arc::new(newest), trace: Trace::default() }
+        Progress { shared: Arc::new(newest), trace: Trace::default(), flight: Flight::default() }
     }
 }
 
@@ -53,6 +60,46 @@ impl Progress {
     /// Where everything is noted, not only the newest.
     pub fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    /// The newest calls of each communicator.
+    pub fn flight(&self) -> &Flight {
+        &self.flight
+    }
+
+    /// A communicator begins a call: the rank's newest. `axis` is the communicator's own, of which every call has a
+    /// clone. Returns the unit on whose behalf it is.
+    pub(crate) fn begin_call(
+        &self,
+        axis: &Arc<str>,
+        kind: &Arc<str>,
+        sequence: u64,
+        payload_bytes: usize,
+    ) -> Option<Arc<str>> {
+        let (mut unit, mut step) = (None, 0);
+        self.note(|activity| {
+            unit.clone_from(&activity.unit);
+            step = activity.step;
+            let (axis, kind, unit) = (Arc::clone(axis), Arc::clone(kind), unit.clone());
+            activity.collective = Some(CollectiveActivity { axis, kind, sequence, unit, done: false });
+        });
+        let (kind, payload_bytes, begin) = (Arc::clone(kind), payload_bytes as u64, Instant::now());
+        let call = CallRecord { sequence, kind, unit: unit.clone(), step, payload_bytes, begin, end: None };
+        self.flight.begin(axis, call);
+        unit
+    }
+
+    /// A call has ended well. It stays the rank's newest, if no newer one was begun.
+    pub(crate) fn end_call(&self, axis: &Arc<str>, kind: &str, sequence: u64) {
+        self.note(|activity| {
+            let is_this = |newest: &&mut CollectiveActivity| {
+                newest.sequence == sequence && *newest.kind == *kind && Arc::ptr_eq(&newest.axis, axis)
+            };
+            if let Some(newest) = activity.collective.as_mut().filter(is_this) {
+                newest.done = true;
+            }
+        });
+        self.flight.end(axis, kind, sequence);
     }
 
     /// Changes the note and its time.
@@ -75,84 +122,5 @@ impl Progress {
 
     fn lock(&self) -> MutexGuard<'_, (Activity, Instant)> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One row of the table that ends a failed run.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct RankReport {
-    /// The rank.
-    pub rank: usize,
-    /// Its machine.
-    pub host: String,
-    /// Its newest note, as far as it is known here.
-    pub activity: Activity,
-    /// Seconds between that note and the failure.
-    pub age_s: f64,
-    /// "running", or how it ended: "died: connection closed".
-    pub state: String,
-}
-
-/// The table as text: a header, then one line per rank. The state is the last column, since causes are long.
-pub fn table(reports: &[RankReport]) -> String {
-    let header = ["rank", "host", "step", "action", "collective", "idle", "state"].map(str::to_owned);
-    let rows: Vec<[String; 7]> = std::iter::once(header).chain(reports.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..7).map(width).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}"));
-        text += cells.collect::<Vec<_>>().join("  ").trim_end();
-        text.push('\n');
-    }
-    text
-}
-
-fn row(report: &RankReport) -> [String; 7] {
-    let Activity { step, action, unit, collective } = &report.activity;
-    let action = match (action, unit) {
-        (Some(action), Some(unit)) => format!("{action} {unit}"),
-        (Some(action), None) => action.to_string(),
-        _ => "-".to_owned(),
-    };
-    let collective = collective.as_ref().map_or_else(|| "-".to_owned(), describe);
-    let idle = format!("{:.1} s", report.age_s);
-    let (rank, step) = (report.rank.to_string(), step.to_string());
-    [rank, report.host.clone(), step, action, collective, idle, report.state.clone()]
-}
-
-fn describe(collective: &CollectiveActivity) -> String {
-    let CollectiveActivity { axis, kind, sequence, unit, done } = collective;
-    let unit = unit.as_ref().map_or_else(String::new, |unit| format!(" {unit}"));
-    let state = if *done { "done" } else { "waiting" };
-    format!("{axis} {kind} #{sequence}{unit} ({state})")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_names_action_and_collective_of_each_rank() {
-        let progress = Progress::default();
-        progress.note(|activity| {
-            activity.step = 7;
-            activity.action = Some("backward".into());
-            activity.unit = Some("block 3".into());
-            activity.collective = Some(CollectiveActivity {
-                axis: "dp_shard".into(),
-                kind: "reduce_scatter".into(),
-                sequence: 41,
-                unit: Some("block 4".into()),
-                done: false,
-            });
-        });
-        let (activity, age_s) = progress.read();
-        let state = "running".to_owned();
-        let text = table(&[RankReport { rank: 2, host: "node1".into(), activity, age_s, state }]);
-        let line = text.lines().nth(1).unwrap();
-        for word in ["2", "node1", "7", "backward block 3", "dp_shard reduce_scatter #41 block 4 (waiting)"] {
-            assert!(line.contains(word), "{text}");
-        }
     }
 }

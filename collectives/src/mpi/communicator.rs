@@ -11,7 +11,6 @@ use super::job::{Job, Member, Name, Split, Task};
 use super::orders::Orders;
 use super::thread::{self, Start};
 use super::workspace_elements;
-use crate::control::CollectiveActivity;
 use crate::header::{Header, Kind};
 use crate::trace::{CarriedOut, Stream};
 use crate::{Audit, Call, Collective, CommError, Communicator, Failure, Pending, Progress};
@@ -97,25 +96,29 @@ impl Mpi {
         self.process.handle.clone()
     }
 
-    fn submit(&mut self, kind: Kind, sequence: u64, task: Task) -> Result<(), CommError> {
+    fn kind_name(&self, kind: Kind) -> &Arc<str> {
         let index = match kind {
             Kind::Collective(collective) => collective as usize,
             Kind::Split => Collective::ALL.len(),
         };
-        let process = &self.process;
-        let (axis, kind_name) = (Arc::clone(&self.axis), Arc::clone(&process.kinds[index]));
-        process.progress.note(|activity| {
-            let unit = activity.unit.clone();
-            let (axis, kind) = (Arc::clone(&axis), Arc::clone(&kind_name));
-            activity.collective = Some(CollectiveActivity { axis, kind, sequence, unit, done: false });
-        });
+        &self.process.kinds[index]
+    }
+
+    /// Notes a call; returns the unit on whose behalf it is.
+    fn begin(&self, kind: Kind, sequence: u64, payload_bytes: usize) -> Option<Arc<str>> {
+        self.process.progress.begin_call(&self.axis, self.kind_name(kind), sequence, payload_bytes)
+    }
+
+    fn submit(&mut self, kind: Kind, sequence: u64, task: Task) -> Result<(), CommError> {
+        let (axis, kind_name) = (Arc::clone(&self.axis), Arc::clone(self.kind_name(kind)));
         let header = match &task {
             Task::Move { call, block, .. } => Header::of_call(*call, block.len(), block.dtype()),
             Task::Barrier { .. } | Task::Split(_) => Header::without_data(kind),
         };
         let name = Name { axis, kind: kind_name, sequence };
-        let checked = process.handle.checked.load(Ordering::Relaxed);
-        process.handle.orders.submit(self.member.line, Job { name, header, checked, task })
+        let handle = &self.process.handle;
+        let checked = handle.checked.load(Ordering::Relaxed);
+        handle.orders.submit(self.member.line, Job { name, header, checked, task })
     }
 }
 
@@ -151,7 +154,7 @@ impl Communicator<Cpu> for Mpi {
         let (kind, payload_bytes) = (call.kind(), call.payload_bytes(len, dtype));
         self.audit.count(kind, payload_bytes);
         let sequence = self.numbers.next(Some(call));
-        let unit = self.process.progress.read().0.unit;
+        let unit = self.begin(Kind::Collective(kind), sequence, payload_bytes);
         let span = self.stream.span(kind, sequence, payload_bytes, unit, CarriedOut::InTheBackground);
         let (mut completion, pending) = Pending::under_way(span);
         completion.begin(&self.process.device)?;
@@ -165,6 +168,7 @@ impl Communicator<Cpu> for Mpi {
         let (reply, answer) = sync_channel(1);
         let kind = Kind::Collective(Collective::Barrier);
         let sequence = self.numbers.next(None);
+        self.begin(kind, sequence, 0);
         self.submit(kind, sequence, Task::Barrier { reply })?;
         self.process.handle.answer(&answer)
     }
@@ -179,6 +183,7 @@ impl Communicator<Cpu> for Mpi {
         let (reply, answer) = sync_channel(1);
         let split = Split { color, key, reply };
         let sequence = self.numbers.next(None);
+        self.begin(Kind::Split, sequence, 0);
         self.submit(Kind::Split, sequence, Task::Split(split))?;
         let member = self.process.handle.answer(&answer)?;
         Ok(Box::new(Mpi::new(axis, member, Arc::clone(&self.process))))

@@ -239,16 +239,8 @@ impl Running {
     /// If the job has not ended.
     pub(super) fn finish(self, site: &Site) -> Option<Split> {
         let Stage::Over(buffers) = self.stage else { panic!("{} has not ended", self.name) };
-        site.progress.note(|activity| {
-            let newest = activity.collective.as_mut().filter(|newest| {
-                newest.sequence == self.name.sequence
-                    && newest.axis == self.name.axis
-                    && newest.kind == self.name.kind
-            });
-            if let Some(newest) = newest {
-                newest.done = true;
-            }
-        });
+        let Name { axis, kind, sequence } = &self.name;
+        site.progress.end_call(axis, kind, *sequence);
         match self.end {
             End::Move(_, completion) => {
                 let block = buffers.block.expect("a call that moves something has a block");

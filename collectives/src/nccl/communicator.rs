@@ -12,7 +12,6 @@ use super::plan::phases;
 use super::process::{Handle, Process};
 use super::split::{Topic, digest};
 use super::sums::{Sums, workspace_elements};
-use crate::control::CollectiveActivity;
 use crate::header::{Header, Kind};
 use crate::trace::{CarriedOut, Stream};
 use crate::{Audit, Call, Collective, CommError, Communicator, ControlPlane, Failure, Pending};
@@ -108,15 +107,9 @@ impl<D: Device> Nccl<D> {
         Name { axis: Arc::clone(&self.axis), kind, sequence }
     }
 
-    fn note(&self, name: &Name) -> Option<Arc<str>> {
-        let mut of = None;
-        self.process.progress.note(|activity| {
-            let unit = activity.unit.clone();
-            of.clone_from(&unit);
-            let Name { axis, kind, sequence } = name.clone();
-            activity.collective = Some(CollectiveActivity { axis, kind, sequence, unit, done: false });
-        });
-        of
+    /// Notes a call; returns the unit on whose behalf it is.
+    fn note(&self, name: &Name, payload_bytes: usize) -> Option<Arc<str>> {
+        self.process.progress.begin_call(&name.axis, &name.kind, name.sequence, payload_bytes)
     }
 
     /// Tells the other ranks of a call, and says what they must agree on.
@@ -141,7 +134,7 @@ impl<D: Device> Nccl<D> {
     pub(super) fn agree(&mut self, kind: Kind) -> Result<u64, CommError> {
         let sequence = self.numbers.next(None);
         let name = Name { axis: Arc::clone(&self.axis), kind: kind.name().into(), sequence };
-        self.note(&name);
+        self.note(&name, 0);
         if let Some(error) = self.process.ended.error() {
             return Err(error);
         }
@@ -172,16 +165,9 @@ impl<D: Device> Nccl<D> {
     }
 }
 
-/// Notes that a call has ended, unless a newer one was begun.
+/// Notes that a call has ended.
 pub(super) fn note_end(progress: &crate::Progress, name: &Name) {
-    progress.note(|activity| {
-        let newest = activity.collective.as_mut().filter(|newest| {
-            newest.sequence == name.sequence && newest.axis == name.axis && newest.kind == name.kind
-        });
-        if let Some(newest) = newest {
-            newest.done = true;
-        }
-    });
+    progress.end_call(&name.axis, &name.kind, name.sequence);
 }
 
 impl Numbers {
@@ -228,7 +214,7 @@ impl<D: Device> Communicator<D> for Nccl<D> {
         };
         let number = self.numbers.next(Some(call));
         let name = self.name(kind, number);
-        let unit = self.note(&name);
+        let unit = self.note(&name, payload_bytes);
         let span = self.stream.span(kind, name.sequence, payload_bytes, unit, CarriedOut::InTheBackground);
         let check = self.process.checked().then(|| {
             let header = Header::of_call(call, len, dtype);

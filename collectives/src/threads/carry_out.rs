@@ -7,7 +7,6 @@ use tisserand_kernels::{Block, Device, TensorRef};
 
 use super::mailbox::Letter;
 use super::meeting::Parts;
-use super::note_end;
 use super::place::Place;
 use super::queue::Job;
 use crate::communicator::{Call, CommError, ReduceOp};
@@ -36,7 +35,7 @@ pub(super) fn carry_out<D: Device>(job: Job<D>, device: &D) {
     };
     match result {
         Ok(block) => {
-            note_end(&progress, &group, visit.sequence);
+            progress.end_call(group.axis(), call.kind().name(), visit.sequence);
             completion.complete(device, block);
         }
         Err(error) => {

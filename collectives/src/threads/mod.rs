@@ -28,7 +28,7 @@ use self::group::{Group, World};
 use self::meeting::{Subject, Visit};
 use self::queue::{Job, Queue};
 use crate::communicator::{Call, CommError, Communicator};
-use crate::control::{CollectiveActivity, Failure, Progress};
+use crate::control::{Failure, Progress};
 use crate::trace::Stream;
 use crate::{Audit, Collective, Pending};
 
@@ -100,40 +100,30 @@ impl<D: Device> Threads<D> {
     }
 
     /// A new call, noted as this rank's newest, and the unit on whose behalf it is made.
-    fn begin(&mut self, kind: Collective, subject: Subject) -> (Visit, Option<Arc<str>>) {
+    fn begin(
+        &mut self,
+        kind: Collective,
+        subject: Subject,
+        payload_bytes: usize,
+    ) -> (Visit, Option<Arc<str>>) {
         let (sequence, meeting) = (self.sequence, self.meeting);
         self.sequence += 1;
         self.meeting += subject.meetings();
-        let (axis, name) = (Arc::clone(self.group.axis()), Arc::clone(&self.kinds[kind as usize]));
-        let mut of = None;
-        self.progress.note(|activity| {
-            let unit = activity.unit.clone();
-            of.clone_from(&unit);
-            activity.collective = Some(CollectiveActivity { axis, kind: name, sequence, unit, done: false });
-        });
+        let (axis, name) = (self.group.axis(), &self.kinds[kind as usize]);
+        let unit = self.progress.begin_call(axis, name, sequence, payload_bytes);
         let visit = Visit { rank: self.rank, meeting, sequence, subject, deadline: self.group.deadline() };
-        (visit, of)
+        (visit, unit)
     }
 
     /// Words of all ranks, behind all calls so far.
     fn words(&mut self, words: [usize; 2]) -> Result<(Visit, Vec<[usize; 2]>), CommError> {
-        let (mut visit, _) = self.begin(Collective::Barrier, Subject::Words);
+        let (mut visit, _) = self.begin(Collective::Barrier, Subject::Words, 0);
         self.queue.drain()?;
         visit.deadline = self.group.deadline();
         let words = self.group.words(&visit, words)?;
-        note_end(&self.progress, &self.group, visit.sequence);
+        self.progress.end_call(self.group.axis(), Collective::Barrier.name(), visit.sequence);
         Ok((visit, words))
     }
-}
-
-/// Notes that a call has ended, unless a newer one was begun.
-fn note_end<D: Device>(progress: &Progress, group: &Group<D>, sequence: u64) {
-    progress.note(|activity| {
-        let ours = |c: &&mut CollectiveActivity| c.sequence == sequence && Arc::ptr_eq(&c.axis, group.axis());
-        if let Some(collective) = activity.collective.as_mut().filter(ours) {
-            collective.done = true;
-        }
-    });
 }
 
 impl<D: Device> Communicator<D> for Threads<D> {
@@ -150,7 +140,7 @@ impl<D: Device> Communicator<D> for Threads<D> {
         let payload_bytes = call.payload_bytes(block.len(), block.dtype());
         self.audit.count(call.kind(), payload_bytes);
         let subject = Subject::Call { call, len: block.len(), dtype: block.dtype() };
-        let (visit, unit) = self.begin(call.kind(), subject);
+        let (visit, unit) = self.begin(call.kind(), subject, payload_bytes);
         let carried_out = self.queue.carried_out();
         let span = self.stream.span(call.kind(), visit.sequence, payload_bytes, unit, carried_out);
         let (completion, pending) = Pending::under_way(span);

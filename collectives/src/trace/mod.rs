@@ -122,8 +122,10 @@ impl Trace {
 
     /// Takes up what the device has reached. Nobody waits.
     fn settle(&self) {
-        let open: Vec<_> = lock(&self.shared.timelines).iter().filter_map(Weak::upgrade).collect();
-        open.iter().for_each(|timeline| timeline.settle());
+        let timeline = |i: usize| lock(&self.shared.timelines).get(i).cloned();
+        for timeline in (0..).map_while(timeline).filter_map(|timeline| timeline.upgrade()) {
+            timeline.settle();
+        }
     }
 
     /// Has a timeline settled with the others.

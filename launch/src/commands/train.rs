@@ -11,7 +11,7 @@ use super::load_on;
 use crate::node::Node;
 use crate::ranks::Ranks;
 use crate::world::{self, Agree, World};
-use crate::{cli, device, env, output, placement, signals};
+use crate::{cli, device, env, output, placement, signals, slurm};
 
 /// Trains, on this process's rank or on all of them, and says how to go on.
 pub(super) fn run(arguments: cli::Train) -> Result<u8> {
@@ -30,18 +30,23 @@ fn train(arguments: cli::Train, ranks: &Ranks, world: World) -> Result<u8> {
         fresh: arguments.fresh,
         allow_change: arguments.allow_change,
         quiet: arguments.quiet,
-        job_id: env::job_id(),
+        job: env::job()?,
         process: env::process(),
         notices: Vec::new(),
         warnings: Vec::new(),
         hosts: Vec::new(),
     };
+    if ranks.rank == 0 && config.run.max_minutes.is_none() && env::slurm_job().is_some() {
+        slurm::limit::watch(options.job.end.clone(), options.job.id.clone(), env::slurm_end_time())?;
+    }
     let stop = StopFlag::new();
     let dir = config.run.dir.display().to_string();
     let part = |place: device::Place, control: Arc<dyn ControlPlane>| {
         let mut options = TrainOptions { notices: place.notices.clone(), ..options.clone() };
         let device = device::choose(&config, place)?;
-        if let Some(placement) = placement::settle(control.as_ref(), &device, config.run.oversubscribe)? {
+        let node = options.job.node.as_deref();
+        let placement = placement::settle(control.as_ref(), &device, node, config.run.oversubscribe)?;
+        if let Some(placement) = placement {
             options.notices.extend(placement.table);
             options.warnings.extend(placement.warning);
             options.hosts = placement.hosts;

@@ -23,7 +23,7 @@ pub struct Placement {
     pub warning: Option<String>,
 }
 
-/// Gathers where the ranks are, at rank 0. Every rank calls it, with its device.
+/// Gathers where the ranks are, at rank 0. Every rank calls it, with its device and Slurm's name of its machine.
 ///
 /// # Errors
 /// At rank 0: two processes on one GPU; ranks that were bound to CPUs and have less than one each, unless they
@@ -31,10 +31,11 @@ pub struct Placement {
 pub fn settle(
     control: &dyn ControlPlane,
     device: &DeviceChoice,
+    node: Option<&str>,
     may_oversubscribe: bool,
 ) -> Result<Option<Placement>> {
     let broken = |error: serde_json::Error| Error::fault(format!("table of ranks: {error}"));
-    let row = serde_json::to_vec(&row(control.rank(), device)).map_err(broken)?;
+    let row = serde_json::to_vec(&row(control.rank(), device, node)).map_err(broken)?;
     let Some(rows) = control.gather(Channel::Setup, row)? else { return Ok(None) };
     let hosts: Vec<HostRow> =
         rows.iter().map(|row| serde_json::from_slice(row)).collect::<Result<_, _>>().map_err(broken)?;
@@ -45,12 +46,13 @@ pub fn settle(
     Ok(Some(Placement { hosts, table, warning }))
 }
 
-fn row(rank: usize, device: &DeviceChoice) -> HostRow {
+fn row(rank: usize, device: &DeviceChoice, node: Option<&str>) -> HostRow {
     let allowed = cpus::allowed();
     HostRow {
         rank,
         local_rank: device.local_rank,
         host: host_name(),
+        node: node.map(str::to_owned),
         pid: std::process::id(),
         device: device.description.clone(),
         gpu: device.gpu.clone(),

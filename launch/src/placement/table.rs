@@ -120,6 +120,7 @@ pub(super) mod tests {
             rank,
             local_rank: 0,
             host: host.to_owned(),
+            node: None,
             pid: 100 + rank as u32,
             device: "2 CPU threads".to_owned(),
             gpu: None,

@@ -22,6 +22,11 @@ pub fn parse_step_name(name: &str) -> Option<u64> {
     (step_name(step) == name).then_some(step)
 }
 
+/// The step of a checkpoint's folder, by its name.
+pub fn step_of(dir: &Path) -> Option<u64> {
+    parse_step_name(dir.file_name()?.to_str()?)
+}
+
 /// The checkpoint to go on from.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Latest {

@@ -50,7 +50,7 @@ pub use crew::Crew;
 pub use diff::{Difference, TensorDiff, diff};
 pub use digest::digest;
 pub use export::export_hf;
-pub use folder::{Latest, Resolved, Source, latest, parse_step_name, resolve, step_name};
+pub use folder::{Latest, Resolved, Source, latest, parse_step_name, resolve, step_name, step_of};
 pub use header::{Header, StoredDType, TensorInfo};
 pub use hf::HfFolder;
 pub use inspect::{Summary, TensorSummary, inspect};

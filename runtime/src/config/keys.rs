@@ -44,6 +44,8 @@ pub(super) const KEYS: &[Key] = &[
     key("run.device", "cpu, cuda", "cpu", Free, "What computes. cuda: in a build with the feature cuda or emulator."),
     key("run.threads", "integer", "0", Free, "CPU worker threads per rank; 0 = cores / local ranks."),
     key("run.max_minutes", "number", "0", Free, "Save and exit 75 before this; 0 = Slurm's limit, else none."),
+    key("run.stop_before_limit_s", "number", "0", Free, "Seconds that a stop before a time limit leaves for the save; 0 = twice the slowest save."),
+    key("run.max_idle_starts", "integer", "3", Free, "Starts in a row without a completed step after which the run is not started again; 0 = no limit."),
     key("run.collective_timeout_s", "number", "600", Free, "Seconds after which a collective counts as hung."),
     key("run.nccl_library", "path", "\"\"", Free, "libnccl.so.2 for ranks with GPUs; empty: in NCCL_HOME, or where the system looks."),
     key("run.cuda_graph", "boolean", "false", Free, "Whether the step is recorded and replayed as CUDA graphs: same bits, less work for the host. cuda and one rank only."),

@@ -19,6 +19,10 @@ pub struct Run {
     pub threads: usize,
     /// Save and stop before this many minutes.
     pub max_minutes: Option<f64>,
+    /// Seconds that a stop before a time limit leaves for the save; `None`: twice the slowest save.
+    pub stop_before_limit_s: Option<f64>,
+    /// Starts in a row without a completed step after which the run is not started again.
+    pub max_idle_starts: Option<u64>,
     /// Seconds after which a collective counts as hung.
     pub collective_timeout_s: f64,
     /// The file of libnccl; none: where `NCCL_HOME` or the system says.

@@ -88,6 +88,11 @@ fn run(section: &Section<'_>, mesh: &Mesh) -> Result<Run> {
         device,
         threads: section.size("threads", 0..=4096)?.unwrap_or(0),
         max_minutes: section.number("max_minutes", Bound::NonNegative)?.filter(|minutes| *minutes > 0.0),
+        stop_before_limit_s: section
+            .number("stop_before_limit_s", Bound::NonNegative)?
+            .filter(|seconds| *seconds > 0.0),
+        max_idle_starts: Some(section.integer("max_idle_starts", 0..=MOST)?.unwrap_or(3))
+            .filter(|most| *most > 0),
         collective_timeout_s: section.number("collective_timeout_s", Bound::Positive)?.unwrap_or(600.0),
         nccl_library: section.string("nccl_library")?.filter(|file| !file.is_empty()).map(Into::into),
         cuda_graph: cuda_graph(section, device, mesh)?,

@@ -62,6 +62,8 @@ pub(super) fn sections(config: &Config) -> Vec<SectionText> {
                 ("device", string(if run.device == DeviceKind::Cpu { "cpu" } else { "cuda" })),
                 ("threads", size(run.threads)),
                 ("max_minutes", Value::Float(run.max_minutes.unwrap_or(0.0))),
+                ("stop_before_limit_s", Value::Float(run.stop_before_limit_s.unwrap_or(0.0))),
+                ("max_idle_starts", optional(run.max_idle_starts)),
                 ("collective_timeout_s", Value::Float(run.collective_timeout_s)),
                 ("nccl_library", run.nccl_library.as_deref().map_or(string(""), path)),
                 ("cuda_graph", Value::Boolean(run.cuda_graph)),

@@ -21,6 +21,31 @@ fn since_1970(time: SystemTime) -> Duration {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
+/// The second since 1970 of a time in UTC as Slurm writes it: `2026-11-22T07:44:00`. `None` for anything else.
+pub fn unix_second(text: &str) -> Option<u64> {
+    let (date, time) = text.split_once('T')?;
+    let numbers = |text: &str, between: char| -> Option<[u64; 3]> {
+        let numbers: Vec<u64> = text.split(between).map(|n| n.parse().ok()).collect::<Option<_>>()?;
+        numbers.try_into().ok()
+    };
+    let ([year, month, day], [hour, minute, second]) = (numbers(date, '-')?, numbers(time, ':')?);
+    let is_date = (1970..10_000).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    // Slurm may give a leap second.
+    let is_time = hour < 24 && minute < 60 && second <= 60;
+    (is_date && is_time)
+        .then(|| 86_400 * days_from_civil(year, month, day) + 3600 * hour + 60 * minute + second)
+}
+
+/// The inverse of [`civil_from_days`], from the same source.
+fn days_from_civil(year: u64, month: u64, day: u64) -> u64 {
+    let shifted = year - u64::from(month <= 2);
+    let (era, year_of_era) = (shifted / 400, shifted % 400);
+    let month_from_march = (month + 9) % 12;
+    let day_of_year = (153 * month_from_march + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    era * 146_097 + day_of_era - 719_468
+}
+
 /// Year, month and day of the Gregorian calendar, `days` after 1970-01-01. Counts in eras of 400 years
 /// (146,097 days) and years that begin in March, so that the leap day comes last (Hinnant, "chrono-compatible
 /// low-level date algorithms", <https://howardhinnant.github.io/date_algorithms.html>).
@@ -51,6 +76,18 @@ mod tests {
         ];
         for (seconds, text) in known {
             assert_eq!(rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), text);
+            assert_eq!(unix_second(text.strip_suffix(".000Z").unwrap()), Some(seconds));
+        }
+        for text in [
+            "",
+            "2026-11-22",
+            "T",
+            "2026-11-22T07:44",
+            "2026-13-01T00:00:00",
+            "1969-01-01T00:00:00",
+            "a-b-cTd:e:f",
+        ] {
+            assert_eq!(unix_second(text), None, "{text}");
         }
         let with_millis = SystemTime::UNIX_EPOCH + Duration::from_millis(1_234);
         assert_eq!(rfc3339(with_millis), "1970-01-01T00:00:01.234Z");

@@ -1,10 +1,13 @@
 //! The log line of a step: one aligned line for people.
 
-use super::record::{EvalRecord, StepRecord};
+use super::record::{EvalRecord, SlowestRank, StepRecord};
 use super::units;
 
 /// From this z-score on, the gradient norm's is shown too.
 const NOTABLE_Z: f64 = 3.0;
+
+/// From this ratio of the 99th percentile to the median on, the former is shown.
+const NOTABLE_SPREAD: f64 = 1.2;
 
 /// From this share of the step on, waiting for data is shown.
 const NOTABLE_WAIT: f64 = 0.05;
@@ -17,7 +20,7 @@ impl StepRecord {
     /// ```
     ///
     /// The z-loss is shown if there is one, the exposed communication if there are several ranks; the gradient norm's z-score and the wait for data when they
-    /// are large; MFU with its convention and peak where the peak is known, else the speed alone.
+    /// are large, the median and the 99th percentile of the steps' times when they differ; MFU with its convention and peak where the peak is known, else the speed alone.
     pub fn line(&self) -> String {
         let z = |z: Option<f64>| z.map_or_else(|| "   -".to_owned(), |z| format!("{z:>+4.1}"));
         let mut fields = vec![
@@ -35,11 +38,19 @@ impl StepRecord {
         });
         fields.push(format!("lr {:.2e}", self.lr));
         fields.push(format!("{:>6}/step", units::period(self.step_s)));
+        if let (Some(p50_s), Some(p99_s)) = (self.step_p50_s, self.step_p99_s)
+            && p99_s > NOTABLE_SPREAD * p50_s
+        {
+            fields.push(format!("p50 {} p99 {}", units::period(p50_s), units::period(p99_s)));
+        }
         if self.data_wait_s > NOTABLE_WAIT * self.step_s {
             fields.push(format!("data wait {:.0}%", 100.0 * self.data_wait_s / self.step_s));
         }
         if let Some(share) = self.exposed_communication {
             fields.push(format!("exposed comm {:>2.0}%", 100.0 * share));
+        }
+        if let Some(SlowestRank { rank, host, busy_share }) = &self.slowest {
+            fields.push(format!("slowest {rank} on {host} {:.0}% busy", 100.0 * busy_share));
         }
         fields.push(format!("{:>4} tokens/s", units::rate(self.tokens_per_s)));
         fields.push(self.speed());
@@ -93,6 +104,9 @@ pub(crate) mod tests {
             grad_norm_z: Some(-0.2),
             lr: 3e-4,
             step_s: 1.0204,
+            step_p50_s: Some(1.02),
+            step_p99_s: Some(1.1),
+            slowest: None,
             data_wait_s: 0.001,
             exposed_communication: None,
             tokens_per_s: 2007.1,
@@ -125,7 +139,9 @@ pub(crate) mod tests {
             grad_norm: f32::INFINITY,
             grad_norm_z: Some(12.34),
             data_wait_s: 0.5102,
+            step_p99_s: Some(1.5),
             exposed_communication: Some(0.0712),
+            slowest: Some(SlowestRank { rank: 17, host: "jzxh017".to_owned(), busy_share: 0.984 }),
             gflop_per_s: 3.2e6,
             mfu: Some(Mfu { value: 0.4044, peak_gflop_per_s: 7.912e6 }),
             skipped: 2,
@@ -135,7 +151,8 @@ pub(crate) mod tests {
         assert_eq!(
             step.line(),
             "step     120/2000  tokens 245.8k  loss     NaN (z    -)  z-loss 1.50e-3  grad  inf (z +12.3)  \
-             lr 3.00e-4  1.02 s/step  data wait 50%  exposed comm  7%  2.0k tokens/s  \
+             lr 3.00e-4  1.02 s/step  p50 1.02 s p99 1.50 s  data wait 50%  exposed comm  7%  \
+             slowest 17 on jzxh017 98% busy  2.0k tokens/s  \
              3.20 PFLOP/s  MFU 40.4% (6N+12Lhs of 7.91 PFLOP/s)  mem 512 MiB of 512 MiB planned  skipped 2  eta -"
         );
     }

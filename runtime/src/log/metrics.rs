@@ -210,7 +210,7 @@ mod tests {
     use crate::log::record::{EvalRecord, ResumeRecord, StepRecord};
 
     fn step(step: u64, loss: f32) -> Record {
-        Record::Step(StepRecord { step, loss, ..example() })
+        Record::Step(Box::new(StepRecord { step, loss, ..example() }))
     }
 
     fn records(path: &Path) -> Vec<Record> {
@@ -251,7 +251,7 @@ mod tests {
             page.split("### `\"type\": \"step\"`").nth(1).unwrap().split("**z-score.**").next().unwrap();
         let listed = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
         let listed: Vec<&str> = listed.filter(|field| !field.contains('.')).collect();
-        let record = serde_json::to_value(Record::Step(example())).unwrap();
+        let record = serde_json::to_value(Record::Step(Box::new(example()))).unwrap();
         let fields = record.as_object().unwrap().keys().map(String::as_str);
         assert_eq!(listed, fields.filter(|field| *field != "type").collect::<Vec<_>>());
     }
@@ -269,7 +269,7 @@ mod tests {
         fn every_finite_loss_reads_back_bit_for_bit(bits in any::<u32>(), wide in any::<u64>()) {
             let (loss, lr) = (f32::from_bits(bits), f64::from_bits(wide));
             prop_assume!(loss.is_finite() && lr.is_finite());
-            let text = serde_json::to_string(&Record::Step(StepRecord { loss, lr, ..example() })).unwrap();
+            let text = serde_json::to_string(&Record::Step(Box::new(StepRecord { loss, lr, ..example() }))).unwrap();
             let Record::Step(read) = serde_json::from_str(&text).unwrap() else { panic!("another type") };
             prop_assert_eq!(read.loss.to_bits(), bits);
             prop_assert_eq!(read.lr.to_bits(), wide);

@@ -14,6 +14,6 @@ pub mod units;
 
 pub use logger::Logger;
 pub use metrics::MetricsLog;
-pub use record::{CheckpointRecord, EvalRecord, Mfu, Record, ResumeRecord, StepRecord};
+pub use record::{CheckpointRecord, EvalRecord, Mfu, Record, ResumeRecord, SlowestRank, StepRecord};
 pub use statistics::{SpikeScore, ThroughputMeter};
 pub use tensorboard::TensorBoard;

@@ -9,7 +9,7 @@ use super::number;
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Record {
     /// A logged training step.
-    Step(StepRecord),
+    Step(Box<StepRecord>),
     /// An evaluation on one validation set.
     Eval(EvalRecord),
     /// A complete checkpoint.
@@ -60,7 +60,16 @@ pub struct StepRecord {
     /// Seconds per step, without evaluation and checkpoints.
     #[serde(with = "number")]
     pub step_s: f64,
-    /// Of these, seconds in which the step waited for data.
+    /// Seconds of the median step, evaluation and checkpoints left out.
+    #[serde(with = "number::option", default)]
+    pub step_p50_s: Option<f64>,
+    /// Seconds that 99 of 100 steps do not exceed.
+    #[serde(with = "number::option", default)]
+    pub step_p99_s: Option<f64>,
+    /// The rank that takes longest for its own work; `None` for one rank, and before it is known.
+    #[serde(default)]
+    pub slowest: Option<SlowestRank>,
+    /// Of `step_s`, seconds in which the step waited for data.
     #[serde(with = "number")]
     pub data_wait_s: f64,
     /// Share of `step_s` in which the compute thread of rank 0 waited for collectives; `None` for one rank.
@@ -88,6 +97,18 @@ pub struct StepRecord {
     /// Seconds until the last step; `None` before there is a speed.
     #[serde(with = "number::option")]
     pub eta_s: Option<f64>,
+}
+
+/// The rank that the others wait for.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SlowestRank {
+    /// The rank.
+    pub rank: usize,
+    /// Its machine.
+    pub host: String,
+    /// Share of its steps' time in which it did not wait for other ranks.
+    #[serde(with = "number")]
+    pub busy_share: f64,
 }
 
 /// Model FLOPs utilisation.

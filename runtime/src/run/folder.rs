@@ -5,7 +5,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::lineage::{self, LineageEntry};
+use super::lineage::{self, LineageEntry, Start};
 use super::lock::RunLock;
 use super::status::StatusFile;
 use crate::files::{Access, io_error};
@@ -154,11 +154,11 @@ impl RunFolder {
         lineage::read(&self.dir.join("lineage.json"))
     }
 
-    /// Adds a start to `lineage.json`.
+    /// Adds a start to `lineage.json`; `start` keeps its entry up to date.
     ///
     /// # Errors
     /// Input, if `lineage.json` is damaged; else as [`Access::write_atomic`].
-    pub fn append_lineage(&self, entry: LineageEntry) -> Result<()> {
-        lineage::append(&self.dir.join("lineage.json"), &self.access, entry)
+    pub fn begin_start(&self, start: &Start, entry: LineageEntry) -> Result<()> {
+        start.begin(&self.dir.join("lineage.json"), &self.access, entry)
     }
 }

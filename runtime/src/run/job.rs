@@ -74,6 +74,9 @@ pub struct HostRow {
     pub local_rank: usize,
     /// Name of the host.
     pub host: String,
+    /// Slurm's name of it, where it has one.
+    #[serde(default)]
+    pub node: Option<String>,
     /// Process id there.
     pub pid: u32,
     /// The device in words: model and index, or the processor and its threads.
@@ -97,6 +100,13 @@ pub struct GpuRow {
     pub name: String,
     /// Where it sits on the host, the same for every process: "0000:1B:00.0".
     pub bus_id: String,
+}
+
+impl HostRow {
+    /// The machine as Slurm calls it, else by its own name.
+    pub fn machine(&self) -> &str {
+        self.node.as_deref().unwrap_or(&self.host)
+    }
 }
 
 /// The folder of this start.
@@ -133,6 +143,21 @@ impl RunFolder {
 }
 
 impl JobFolder {
+    /// The folder of the start that made it, as another rank sees it.
+    pub fn of_lead(dir: PathBuf, access: &Access) -> Self {
+        JobFolder { dir, access: access.clone() }
+    }
+
+    /// Writes `flight/rank-R.json`.
+    ///
+    /// # Errors
+    /// As [`Access::write_atomic`].
+    pub(super) fn write_flight(&self, rank: usize, text: &str) -> Result<()> {
+        let folder = self.dir.join("flight");
+        self.access.create_dir_all(&folder)?;
+        self.access.replace(&folder.join(format!("rank-{rank}.json")), text.as_bytes())
+    }
+
     /// The folder itself; failure reports go here too.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -55,6 +55,10 @@ pub struct Status {
     /// Seconds until the last step, by the speed so far.
     #[serde(with = "number::option")]
     pub eta_s: Option<f64>,
+    /// Seconds of the slowest save of the newest start that had one, snapshot included: what a stop before a time
+    /// limit must leave.
+    #[serde(with = "number::option", default)]
+    pub save_s: Option<f64>,
     /// One line for people: the error, or why it stopped.
     pub message: String,
     /// Exit code; `None` while running.
@@ -72,6 +76,7 @@ impl Status {
             loss: None,
             tokens_per_s: None,
             eta_s: None,
+            save_s: None,
             message: String::new(),
             exit_code: None,
         }

@@ -9,11 +9,12 @@ use crate::config::Config;
 use crate::engine::Memory;
 use crate::error::{Error, Result};
 use crate::log::{
-    CheckpointRecord, EvalRecord, Logger, MetricsLog, Record, ResumeRecord, SpikeScore, StepRecord,
-    TensorBoard, ThroughputMeter, units,
+    CheckpointRecord, EvalRecord, Logger, MetricsLog, Record, ResumeRecord, SlowestRank, SpikeScore,
+    StepRecord, TensorBoard, ThroughputMeter, units,
 };
 use crate::plan::Plan;
-use crate::run::{RunFolder, State, Status, StatusFile};
+use crate::run::{HostRow, RunFolder, State, Status, StatusFile};
+use crate::train::pace::StepTimes;
 use crate::train::tracing::Written;
 use tisserand_kernels::ops::step_scalars::StepScalars;
 
@@ -33,6 +34,8 @@ pub struct Report {
     memory_planned_bytes: u64,
     tokens_per_step: u64,
     data_wait: Duration,
+    /// The machine of each rank. On rank 0.
+    hosts: Vec<String>,
     /// Time that steps waited for other ranks; `None` where there are none.
     exposed_communication: Option<Duration>,
 }
@@ -46,8 +49,10 @@ impl Report {
         plan: &Plan,
         step: u64,
         tokens: u64,
-        is_lead: bool,
+        hosts: &[HostRow],
     ) -> Result<Self> {
+        // Who knows where all ranks are is rank 0.
+        let is_lead = !hosts.is_empty();
         let metrics = match is_lead {
             true => Some(MetricsLog::open(&folder.metrics(), folder.access(), step)?),
             false => None,
@@ -59,7 +64,9 @@ impl Report {
             true => Some(TensorBoard::create(&folder.tensorboard(), folder.access(), step)?),
             false => None,
         };
-        let status = Status { step, consumed_tokens: tokens, ..Status::starting(config.training.steps) };
+        let save_s = if is_lead { earlier_save_s(folder) } else { None };
+        let status =
+            Status { step, consumed_tokens: tokens, save_s, ..Status::starting(config.training.steps) };
         let report = Report {
             logger,
             metrics,
@@ -72,6 +79,7 @@ impl Report {
             memory_planned_bytes: plan.arena_bytes as u64,
             tokens_per_step: config.tokens_per_step(),
             data_wait: Duration::ZERO,
+            hosts: hosts.iter().map(|row| row.machine().to_owned()).collect(),
             exposed_communication: (config.mesh.dp() * config.mesh.tp > 1).then_some(Duration::ZERO),
         };
         if let Some(file) = &report.status_file {
@@ -82,7 +90,7 @@ impl Report {
 
     /// What a run tells must not end it: a full disk while a checkpoint is being written, say, is over when
     /// the checkpoint has failed and its files are gone.
-    fn tolerate(&self, result: Result<()>) {
+    pub(super) fn tolerate(&self, result: Result<()>) {
         if let Err(error) = result {
             self.logger.warn(&format!("{error}; the run goes on"));
         }
@@ -107,6 +115,11 @@ impl Report {
             units::count(record.tokens)
         ));
         self.append(&Record::Resume(record));
+    }
+
+    /// Seconds of the slowest save that status.json knows of.
+    pub fn save_s(&self) -> Option<f64> {
+        self.status.save_s
     }
 
     /// Starts the clock of the first step.
@@ -142,6 +155,7 @@ impl Report {
         z_loss: bool,
         scores: &mut [SpikeScore; 2],
         memory: &Memory,
+        times: StepTimes,
     ) {
         let interval = self.meter.lap(Instant::now(), step, tokens);
         let steps_left = self.status.total_steps - step;
@@ -160,6 +174,9 @@ impl Report {
             grad_norm_z: scores[1].score(f64::from(scalars.grad_norm)),
             lr,
             step_s: interval.step_s(),
+            step_p50_s: Some(times.p50_s),
+            step_p99_s: Some(times.p99_s),
+            slowest: self.slowest(times.slowest),
             data_wait_s: std::mem::take(&mut self.data_wait).as_secs_f64() / interval.steps.max(1) as f64,
             exposed_communication: exposed.map(|waited| waited.as_secs_f64() / interval_s),
             tokens_per_s,
@@ -184,8 +201,15 @@ impl Report {
             eta_s,
             ..self.status.clone()
         };
-        self.append(&Record::Step(record));
+        self.append(&Record::Step(Box::new(record)));
         self.write_status();
+    }
+
+    /// Of several ranks the slowest, by the name of its machine.
+    fn slowest(&self, slowest: Option<(usize, f64)>) -> Option<SlowestRank> {
+        let (rank, busy_share) = slowest.filter(|_| self.hosts.len() > 1)?;
+        let host = self.hosts.get(rank)?.clone();
+        Some(SlowestRank { rank, host, busy_share })
     }
 
     /// A validation loss; `seconds` do not count as training.
@@ -215,8 +239,9 @@ impl Report {
         self.meter.exclude(Duration::from_secs_f64(stall_s));
     }
 
-    /// A save ended well.
-    pub fn saved(&mut self, saved: &Saved, stall_s: f64) {
+    /// A save ended well; the slowest of this start took `slowest_s`.
+    pub fn saved(&mut self, saved: &Saved, stall_s: f64, slowest_s: Option<f64>) {
+        self.status.save_s = slowest_s.or(self.status.save_s);
         let Saved { step, bytes, seconds: write_s, .. } = *saved;
         self.logger.line(&format!(
             "checkpoint {}: {} in {}",
@@ -252,6 +277,12 @@ impl Report {
     }
 }
 
+/// How long saves took at earlier starts.
+fn earlier_save_s(folder: &RunFolder) -> Option<f64> {
+    let (status, _) = StatusFile::read(&folder.dir().join("status.json")).ok()?;
+    status.save_s.filter(|seconds| seconds.is_finite() && *seconds >= 0.0)
+}
+
 /// A finished run was started again: says so and leaves what it wrote as it is. Only a job that died between its
 /// last checkpoint and its last word leaves a status to be put right.
 pub fn still_finished(folder: &RunFolder, logger: &Logger, state: &TrainerState, total: u64) -> Result<()> {
@@ -273,15 +304,16 @@ pub fn still_finished(folder: &RunFolder, logger: &Logger, state: &TrainerState,
     })
 }
 
-/// Notes the error in status.json, if the run had one that is its own.
-pub fn failed(folder: &RunFolder, error: &Error) {
+/// Notes the error in status.json, if the run had one that is its own. `total_steps` are those of a run that ends
+/// before it has written any status.
+pub fn failed(folder: &RunFolder, error: &Error, total_steps: u64) {
     // A run that is refused because another job holds the folder must not touch that job's status; and if
     // the folder itself is unwritable, the error that is reported already says so.
-    if error.exit_code() == 1
-        && let Ok((status, _)) = StatusFile::read(&folder.dir().join("status.json"))
-    {
+    if error.exit_code() == 1 {
+        let written = StatusFile::read(&folder.dir().join("status.json")).map(|(status, _)| status);
+        let before = written.unwrap_or_else(|_| Status::starting(total_steps));
         let message = error.to_string();
         let _ =
-            folder.status().write(&Status { state: State::Failed, message, exit_code: Some(1), ..status });
+            folder.status().write(&Status { state: State::Failed, message, exit_code: Some(1), ..before });
     }
 }

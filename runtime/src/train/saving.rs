@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::save_time::SaveTime;
 use crate::checkpoint::{
     BackgroundSaver, Crew, Documents, Job, MeshAxes, Piece, Retention, SaveJob, SaveOptions, Saved, Snapshot,
     TensorData, TensorSpec, TrainerState, WeightsJob,
@@ -35,14 +36,19 @@ pub struct Saving {
     tokenizer: Option<PathBuf>,
     mesh: MeshAxes,
     last_save: Instant,
-    /// Seconds of the slowest save, snapshot included: what a stop must leave.
-    longest_s: f64,
+    time: SaveTime,
     snapshot_s: f64,
 }
 
 impl Saving {
     /// Starts the thread.
-    pub fn new(config: &Config, folder: &RunFolder, tokenizer: Option<PathBuf>, crew: Crew) -> Result<Self> {
+    pub(super) fn new(
+        config: &Config,
+        folder: &RunFolder,
+        tokenizer: Option<PathBuf>,
+        crew: Crew,
+        time: SaveTime,
+    ) -> Result<Self> {
         let policy = &config.checkpoint;
         let mesh = &config.mesh;
         // Who writes it needs it, and reads the tokenizer for it.
@@ -67,7 +73,7 @@ impl Saving {
                 ..MeshAxes::default()
             },
             last_save: Instant::now(),
-            longest_s: 0.0,
+            time,
             snapshot_s: 0.0,
         })
     }
@@ -83,9 +89,9 @@ impl Saving {
         self.weights_every_steps.is_some_and(|every| step.is_multiple_of(every))
     }
 
-    /// Seconds that a save takes at most, by those so far.
-    pub fn longest_s(&self) -> f64 {
-        self.longest_s
+    /// How long a save takes.
+    pub(super) fn time(&self) -> &SaveTime {
+        &self.time
     }
 
     /// The result of a save that ended since the last call.
@@ -102,7 +108,7 @@ impl Saving {
 
     fn note(&mut self, ended: Option<Result<Saved>>) -> Option<Result<Saved>> {
         if let Some(Ok(saved)) = &ended {
-            self.longest_s = self.longest_s.max(self.snapshot_s + saved.seconds);
+            self.time.measured(self.snapshot_s + saved.seconds);
         }
         ended
     }

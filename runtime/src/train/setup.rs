@@ -9,6 +9,7 @@ use tisserand_kernels::device::Caps;
 use tisserand_kernels::ops::cross_entropy::CrossEntropyParams;
 
 use super::corpus::{self, Corpus};
+use super::opening::{self, Opening};
 use super::start;
 use crate::checkpoint::{self, TrainerState};
 use crate::config::{Config, RecomputeMode};
@@ -20,7 +21,10 @@ use crate::model::Transformer;
 use crate::model::block::Recompute;
 use crate::parallel::Sharding;
 use crate::plan::{self, Plan};
-use crate::run::{self, GpuRow, HostRow, LineageEntry, ProcessDescription, RunFolder, RunLock, StopFlag};
+use crate::run::{
+    BlackBox, GpuRow, HostRow, JobFacts, LineageEntry, ProcessDescription, RunFolder, RunLock, Start,
+    StopFlag,
+};
 use crate::step::{StateDTypes, StepConfig};
 
 /// What the command line says beside the run file.
@@ -34,8 +38,8 @@ pub struct TrainOptions {
     pub allow_change: Vec<String>,
     /// Nothing on standard output.
     pub quiet: bool,
-    /// Name of the job: Slurm's id, or "local".
-    pub job_id: String,
+    /// The job that this start is part of.
+    pub job: JobFacts,
     /// How the process was started.
     pub process: ProcessDescription,
     /// Lines for the log of rank 0: how the ranks found each other, and where they are.
@@ -88,7 +92,11 @@ pub struct Run {
     pub(super) tokenizer: Option<PathBuf>,
     pub(super) state: TrainerState,
     pub(super) resumed_from: Option<PathBuf>,
-    pub(super) job_id: String,
+    pub(super) job: JobFacts,
+    /// Its entry in lineage.json, on rank 0.
+    pub(super) start: Start,
+    /// Where each rank is. On rank 0; elsewhere empty.
+    pub(super) hosts: Vec<HostRow>,
     pub(super) started: Instant,
 }
 
@@ -107,28 +115,6 @@ pub fn open_folder(config: &Config, options: &TrainOptions, control: &dyn Contro
     Ok(folder)
 }
 
-/// What rank 0 has of a folder, and others have not.
-struct Opening {
-    lock: RunLock,
-    logger: Logger,
-    differences: Vec<run::Difference>,
-}
-
-impl Opening {
-    fn new(config: &Config, folder: &RunFolder, options: &TrainOptions) -> Result<Self> {
-        let mut notices = Vec::new();
-        let lock = folder.lock(&options.job_id, |notice| notices.push(notice.to_owned()))?;
-        let differences = check_changes(config, folder, options)?;
-        let job = folder.next_job(&options.job_id, &options.process)?;
-        let logger = Logger::new(Some(&job.log_file()), options.quiet)?;
-        job.write_hosts(&options.hosts)?;
-        options.notices.iter().for_each(|notice| logger.line(notice));
-        options.warnings.iter().for_each(|warning| logger.warn(warning));
-        notices.iter().for_each(|notice| logger.warn(notice));
-        Ok(Opening { lock, logger, differences })
-    }
-}
-
 impl Run {
     /// Takes the lock, prepares data, plans, makes the engine and sets its weights.
     pub fn new(
@@ -138,10 +124,16 @@ impl Run {
         device: DeviceChoice,
         control: Arc<dyn ControlPlane>,
         stop: StopFlag,
+        start: Start,
+        black_box: &BlackBox,
     ) -> Result<Run> {
         let started = Instant::now();
         let is_lead = control.rank() == 0;
         let lead = if is_lead { Some(Opening::new(&config, &folder, &options)?) } else { None };
+        opening::note_place(control.as_ref(), &device, options.job.node.as_deref());
+        let own_job = lead.as_ref().map(|lead| lead.job.clone());
+        let job_folder = opening::agreed_job(control.as_ref(), &folder, own_job)?;
+        black_box.arm(control.as_ref(), &job_folder);
         let (lock, logger, differences) = match lead {
             Some(lead) => (Some(lead.lock), lead.logger, lead.differences),
             None => (None, Logger::silent(), Vec::new()),
@@ -150,6 +142,9 @@ impl Run {
 
         let newest = agreed_checkpoint(&folder, &logger, control.as_ref())?;
         if is_lead {
+            // Before what takes long: a start that is ended in the middle of it counts as one.
+            let from_step = newest.as_deref().and_then(checkpoint::step_of);
+            folder.begin_start(&start, LineageEntry::now(&options.job, from_step, differences))?;
             let progress = if options.quiet { data::Progress::Quiet } else { data::Progress::Stderr };
             corpus::prepare(&config, &folder, &logger, newest.is_some(), progress)?;
         }
@@ -176,8 +171,6 @@ impl Run {
         if is_lead {
             folder.write_run_toml(&options.run_toml)?;
             folder.write_resolved_toml(&config.to_toml())?;
-            let from_step = newest.as_ref().map(|_| state.step);
-            folder.append_lineage(LineageEntry::now(&options.job_id, from_step, differences))?;
         }
         Ok(Run {
             config,
@@ -196,7 +189,9 @@ impl Run {
             tokenizer,
             state,
             resumed_from: newest,
-            job_id: options.job_id,
+            job: options.job,
+            start,
+            hosts: options.hosts,
             started,
         })
     }
@@ -213,7 +208,7 @@ fn agreed_checkpoint(
 }
 
 /// Rank 0's path, at every rank.
-fn broadcast_path(control: &dyn ControlPlane, path: Option<PathBuf>) -> Result<Option<PathBuf>> {
+pub(super) fn broadcast_path(control: &dyn ControlPlane, path: Option<PathBuf>) -> Result<Option<PathBuf>> {
     use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt;
     let bytes = path.map_or_else(Vec::new, |path| path.into_os_string().into_vec());
@@ -242,25 +237,6 @@ fn newest_checkpoint(folder: &RunFolder, logger: &Logger) -> Result<Option<PathB
 /// Steps whose data is passed over.
 pub fn skipped(config: &Config) -> Vec<[u64; 2]> {
     config.data.skip.iter().map(|&(first, last)| [first, last]).collect()
-}
-
-/// Refuses a run file that changes what the run in this folder trains; returns all differences.
-fn check_changes(
-    config: &Config,
-    folder: &RunFolder,
-    options: &TrainOptions,
-) -> Result<Vec<run::Difference>> {
-    let Some(text) = folder.read_resolved_toml()? else { return Ok(Vec::new()) };
-    let path = folder.resolved_toml().display().to_string();
-    let before = Config::parse(&text, &path, &[], None, &|_| None)?;
-    let differences = crate::config::diff(&before, config);
-    crate::config::refuse_changes(&differences, &options.allow_change)?;
-    let entry = |d: crate::config::Difference| run::Difference {
-        key: d.key,
-        old: serde_json::Value::String(d.old),
-        new: serde_json::Value::String(d.new),
-    };
-    Ok(differences.into_iter().map(entry).collect())
 }
 
 fn check_optimizer_groups(config: &Config, model: &Transformer, logger: &Logger) {

@@ -1,31 +1,32 @@
-//! The loop over steps.
+//! The loop over steps. What a rank does between them: `saves`; how it comes to its end: `ending`.
 
+mod ending;
+mod saves;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tisserand_collectives::control::Combine;
 use tisserand_collectives::{Axis, Channel};
 use tisserand_kernels::ops::step_scalars::StepScalars;
 
 use super::Outcome;
+use super::agreement::{Agreement, StopCause};
 use super::corpus::batch_shape;
+use super::limits::Limits;
+use super::pace::Pace;
 use super::report::{self, Report};
+use super::save_time::SaveTime;
 use super::saving::{self, Saving};
 use super::setup::Run;
 use super::tracing::Tracing;
 use crate::checkpoint::{self, Crew};
-use crate::config::PlanCheck;
 use crate::data::{Loader, LoaderConfig, StepBatch};
 use crate::engine::Part;
 use crate::error::{Error, Result};
 use crate::log::ResumeRecord;
-use crate::run::{State, StopReason, TimeLimit};
-
-/// What all ranks do after a step.
-struct Agreement {
-    stop: Option<String>,
-    save: bool,
-}
+use crate::plan::storage::Storage;
+use crate::run::{HostRow, Trigger, Triggers};
 
 /// What a rank does outside of the actions of a step, for the table after a failure.
 #[derive(Clone, Copy)]
@@ -50,8 +51,11 @@ pub struct Trainer {
     saving: Saving,
     report: Report,
     tracing: Tracing,
-    time_limit: TimeLimit,
-    longest_step_s: f64,
+    pace: Pace,
+    /// On rank 0.
+    triggers: Option<Triggers>,
+    /// On rank 0: all ranks take the same steps and saves.
+    limits: Option<Limits>,
     /// Training stood still for so long when the save under way began.
     stall_s: f64,
 }
@@ -65,6 +69,7 @@ impl Trainer {
                 // The job before may have died while it removed older checkpoints.
                 checkpoint::prune(&run.folder.checkpoints(), &saving::retention(&run.config))?;
                 report::still_finished(&run.folder, &run.logger, &run.state, total)?;
+                run.start.ended(0)?;
             }
             return Ok(Outcome::Finished);
         }
@@ -77,7 +82,7 @@ impl Trainer {
             report.resumed(ResumeRecord {
                 step: run.state.step,
                 tokens: run.state.consumed_tokens,
-                job_id: run.job_id.clone(),
+                job_id: run.job.id.clone(),
                 world_size: run.control.world_size(),
             });
         }
@@ -92,11 +97,22 @@ impl Trainer {
             },
         )?;
         let crew = Crew::new(Arc::clone(&run.control));
-        let saving = Saving::new(&run.config, &run.folder, run.tokenizer.clone(), crew)?;
-        let time_limit = TimeLimit::new(run.config.run.max_minutes, run.started);
-        let (names, tracing) = (Doing::NAMES.map(Into::into), Tracing::new(&run));
-        let (longest_step_s, stall_s) = (0.0, 0.0);
-        Ok(Trainer { run, names, loader, saving, report, tracing, time_limit, longest_step_s, stall_s })
+        let bytes = Storage::new(&run.config, run.engine.model())?.checkpoint.bytes;
+        let machines = run.hosts.iter().map(HostRow::machine).collect::<BTreeSet<_>>().len();
+        let time = SaveTime::expected(report.save_s(), bytes, machines);
+        let saving = Saving::new(&run.config, &run.folder, run.tokenizer.clone(), crew, time)?;
+        Ok(Trainer {
+            names: Doing::NAMES.map(Into::into),
+            tracing: Tracing::new(&run),
+            pace: Pace::new(run.control.rank(), run.config.log.every_steps),
+            triggers: triggers(&run),
+            limits: (run.control.rank() == 0).then(|| Limits::new(&run)),
+            run,
+            loader,
+            saving,
+            report,
+            stall_s: 0.0,
+        })
     }
 
     fn note(&self, doing: Doing) {
@@ -106,6 +122,9 @@ impl Trainer {
 
     fn steps(mut self) -> Result<Outcome> {
         let total = self.run.config.training.steps;
+        if let Some(cause) = self.told_to_stop()? {
+            return self.stop_at_once(cause);
+        }
         self.report.start_clock();
         loop {
             let start = Instant::now();
@@ -114,15 +133,15 @@ impl Trainer {
             self.log(step)?;
             self.validate(step)?;
             let seconds = start.elapsed().as_secs_f64();
-            self.longest_step_s = self.longest_step_s.max(seconds);
+            self.limits.iter_mut().for_each(|limits| limits.stepped(seconds));
             self.run.state.elapsed_seconds += seconds;
             self.collect_save(false);
             if step >= total {
                 return self.finish();
             }
             let agreed = self.agree()?;
-            if let Some(reason) = agreed.stop {
-                return self.stop(reason);
+            if let Some(cause) = agreed.stop {
+                return self.stop(cause);
             }
             self.save_weights(step)?;
             if agreed.save {
@@ -134,20 +153,24 @@ impl Trainer {
     /// One training step.
     fn step(&mut self) -> Result<()> {
         self.note(Doing::WaitForData);
-        let waiting = Instant::now();
+        let begin = Instant::now();
         let batch: StepBatch = self.loader.next()?;
-        self.report.waited_for_data(waiting.elapsed());
+        self.report.waited_for_data(begin.elapsed());
         self.note(Doing::CountTokens);
+        let counting = Instant::now();
         let valid_tokens = self.run.control.sum(Channel::Step, self.distinct_tokens(&batch))?;
+        let counted = counting.elapsed();
         let run = &mut self.run;
         let step = run.state.step + 1;
         let inputs = step_inputs(run, step, valid_tokens);
         self.tracing.begin(step);
         run.engine.train(&inputs, &batch.micro_batches)?;
         let is_traced = self.tracing.end(step);
-        if let Some(after_first_step) = run.after_first_step.take() {
-            after_first_step();
-        }
+        // What a device has not told yet counts with a later step.
+        let waited = self.tracing.take_waited();
+        self.report.waited_for_collectives(waited);
+        self.pace.step(begin.elapsed(), counted + waited);
+        let is_first = run.after_first_step.take().map(|after_first_step| after_first_step()).is_some();
         self.loader.recycle(batch);
         let training = &run.config.training;
         run.state.step = step;
@@ -155,6 +178,9 @@ impl Trainer {
         run.state.consumed_tokens += training.global_batch as u64 * training.seq_len as u64;
         self.report.at(step, run.state.consumed_tokens);
         self.report.progress(step);
+        if is_first {
+            self.note_start(|start| start.reached(step));
+        }
         if is_traced { self.write_trace() } else { Ok(()) }
     }
 
@@ -187,12 +213,16 @@ impl Trainer {
         Ok(scalars)
     }
 
-    fn log(&mut self, step: u64) -> Result<()> {
+    fn is_logged(&self, step: u64) -> bool {
         let config = &self.run.config;
-        let due = step.is_multiple_of(config.log.every_steps) || step == 1 || step == config.training.steps;
-        if !due {
+        step.is_multiple_of(config.log.every_steps) || step == 1 || step == config.training.steps
+    }
+
+    fn log(&mut self, step: u64) -> Result<()> {
+        if !self.is_logged(step) {
             return Ok(());
         }
+        let config = &self.run.config;
         let (lr, z_loss) = (learning_rate(&self.run, step), config.training.z_loss > 0.0);
         let scalars = self.read_scalars()?;
         // The device has answered, so all waits of these steps have their times.
@@ -200,7 +230,8 @@ impl Trainer {
         let memory = self.run.engine.memory();
         let state = &mut self.run.state;
         let scores = &mut state.spike_scores;
-        self.report.step(step, state.consumed_tokens, &scalars, lr, z_loss, scores, &memory);
+        let times = self.pace.take();
+        self.report.step(step, state.consumed_tokens, &scalars, lr, z_loss, scores, &memory, times);
         Ok(())
     }
 
@@ -259,119 +290,38 @@ impl Trainer {
         Ok(())
     }
 
-    /// Writes the weights alone if they are due. Before the checkpoint of the same step: a run that goes on
-    /// from that one has them.
-    fn save_weights(&mut self, step: u64) -> Result<()> {
-        if self.saving.weights_are_due(step) {
-            self.collect_save(true);
-            self.before_save()?;
-            self.saving.weights(self.run.engine.as_mut(), step)?;
-        }
-        Ok(())
-    }
-
-    /// Takes a checkpoint once the save under way is written.
-    fn checkpoint(&mut self) -> Result<()> {
-        self.collect_save(true);
-        self.before_save()?;
-        self.read_scalars()?;
-        self.stall_s = self.saving.checkpoint(self.run.engine.as_mut(), &self.run.state)?;
-        self.report.stalled(self.stall_s);
-        Ok(())
-    }
-
-    /// The folder is still this job's.
-    fn before_save(&self) -> Result<()> {
-        self.note(Doing::Save);
-        self.run.lock.as_ref().map_or(Ok(()), |lock| lock.check())
-    }
-
-    /// Reports a save that ended; with `wait`, waits for the one under way. A failed save does not end the
-    /// run: the earlier checkpoint is there, and the next one may succeed.
-    fn collect_save(&mut self, wait: bool) {
-        let ended = if wait { self.saving.wait() } else { self.saving.poll() };
-        match ended {
-            Some(Ok(saved)) => self.report.saved(&saved, self.stall_s),
-            Some(Err(Error::Peer(_))) => {} // The next agreement ends the run.
-            Some(Err(error)) if self.run.control.rank() == 0 => {
-                self.report.logger.warn(&format!("checkpoint failed, the run goes on: {error}"));
-            }
-            _ => {}
-        }
-    }
-
-    /// The checkpoint of the last step; its failure is the run's.
-    fn final_checkpoint(&mut self) -> Result<()> {
-        self.report.saving();
-        if self.tracing.has_steps() {
-            self.write_trace()?;
-        }
-        self.save_weights(self.run.state.step)?;
-        self.checkpoint()?;
-        if let Some(saved) = self.saving.wait() {
-            self.report.saved(&saved?, self.stall_s);
-        }
-        Ok(())
-    }
-
-    /// All ranks agree: whether one of them was told to stop or is out of time, and whether a checkpoint is due,
-    /// for which the lead's clock counts.
+    /// All ranks agree: whether one of them was told to stop, whether time is up and whether a checkpoint is due,
+    /// for both of which the lead's clock counts.
     fn agree(&mut self) -> Result<Agreement> {
         self.note(Doing::Agree);
+        let asked = self.look_for_triggers();
         let is_lead = self.run.control.rank() == 0;
-        let signal = self.run.stop.requested().map_or(0, |signal| signal as u64 + 1);
-        let out_of_time = self.time_limit.must_stop(self.longest_step_s, self.saving.longest_s());
-        let save = is_lead && self.saving.is_due(self.run.state.step);
-        let words = [signal.max(u64::from(out_of_time)), u64::from(save)];
-        let agreed = self.run.control.reduce(Channel::Step, Combine::Max, &words)?;
-        let reason = |signal: StopReason| signal.signal_name().to_owned();
-        let stop = match agreed[0] {
-            0 => None,
-            1 => Some("run.max_minutes is nearly over".to_owned()),
-            word => StopReason::ALL.into_iter().find(|signal| *signal as u64 + 1 == word).map(reason),
-        };
-        Ok(Agreement { stop, save: agreed[1] > 0 })
+        let is_due = is_lead && self.saving.is_due(self.run.state.step);
+        let file = (asked == Some(Trigger::Stop)).then_some(StopCause::File);
+        let signal = self.run.stop.requested().map(StopCause::Signal);
+        let stop = file.or(signal).or(self.near_a_limit());
+        let own = Agreement { stop, save: is_due || asked == Some(Trigger::Save), slowest: self.pace.own() };
+        let agreed = own.reach(self.run.control.as_ref())?;
+        self.pace.agreed(agreed.slowest, self.is_logged(self.run.state.step));
+        Ok(agreed)
     }
 
-    fn stop(mut self, reason: String) -> Result<Outcome> {
-        self.final_checkpoint()?;
-        let step = self.run.state.step;
-        let message =
-            format!("stopped after step {step} ({reason}) with a checkpoint; run the same command again");
-        self.report.ended(State::Stopped, &message, 75);
-        Ok(Outcome::Stopped(reason))
+    /// The time limit that is near. On rank 0.
+    fn near_a_limit(&mut self) -> Option<StopCause> {
+        let limits = self.limits.as_mut()?;
+        limits.tell(self.saving.time(), &self.report.logger);
+        limits.near(self.saving.time())
     }
 
-    fn finish(mut self) -> Result<Outcome> {
-        self.final_checkpoint()?;
-        self.check_plan()?;
-        if let Some(entropy) = self.run.unigram_entropy {
-            self.report
-                .logger
-                .line(&format!("unigram entropy of the training tokens: {entropy:.4} nats per token"));
+    /// What somebody asks for by a file in the run folder. On rank 0.
+    fn look_for_triggers(&mut self) -> Option<Trigger> {
+        let (trigger, warning) = self.triggers.as_mut()?.look();
+        let logger = &self.report.logger;
+        if let Some(trigger) = trigger {
+            logger.line(&format!("the file {} asks for a checkpoint", trigger.file_name()));
         }
-        let total = self.run.config.training.steps;
-        self.report.ended(State::Finished, &format!("finished: all {total} steps are done"), 0);
-        Ok(Outcome::Finished)
-    }
-
-    /// The arena was used exactly as the dry run said.
-    fn check_plan(&self) -> Result<()> {
-        let memory = self.run.engine.memory();
-        if memory.peak == self.run.plan.peak && memory.high_water_bytes == self.run.plan.arena_bytes {
-            return Ok(());
-        }
-        let message = format!(
-            "the arena's use differs from its plan: {} of {} bytes (run.plan_check)",
-            memory.high_water_bytes, self.run.plan.arena_bytes
-        );
-        match self.run.config.run.plan_check {
-            PlanCheck::Error => Err(Error::fault(message)),
-            PlanCheck::Warn => {
-                self.report.logger.warn(&message);
-                Ok(())
-            }
-        }
+        warning.iter().for_each(|warning| logger.warn(warning));
+        trigger
     }
 }
 
@@ -384,8 +334,16 @@ fn open_report(run: &Run) -> Result<Report> {
         &run.plan,
         state.step,
         state.consumed_tokens,
-        run.control.rank() == 0,
+        &run.hosts,
     )
+}
+
+/// Rank 0 alone looks for trigger files.
+fn triggers(run: &Run) -> Option<Triggers> {
+    let mut notices = Vec::new();
+    let triggers = (run.control.rank() == 0).then(|| Triggers::new(run.folder.dir(), &mut notices));
+    notices.iter().for_each(|notice| run.logger.warn(notice));
+    triggers
 }
 
 fn learning_rate(run: &Run, step: u64) -> f64 {

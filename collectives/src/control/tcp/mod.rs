@@ -72,7 +72,7 @@ impl Rendezvous {
             return Ok(());
         }
         let cause = format!("is not below the number of ranks, {world_size}; hint: ranks count from 0");
-        Err(Failure { rank, cause, exit_code: 2 })
+        Err(Failure { rank, cause, exit_code: 2, is_refusal: false })
     }
 
     /// A beat, and four in the time after which a rank is dead.

@@ -302,7 +302,7 @@ mod tests {
             Message::Note(activity.clone(), 0.25),
             Message::Last(activity, 0.5),
             Message::Board(vec![report]),
-            Message::Fail(Failure { rank: 2, cause: "loss is not finite".to_owned(), exit_code: 1 }),
+            Message::Fail(Failure::fault(2, "loss is not finite")),
             Message::Goodbye,
             Message::TakenForDead(Failure::fault(0, "no sign of life for 8 s")),
         ]
