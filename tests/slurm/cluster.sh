@@ -13,13 +13,14 @@
 #   stop            cancels all jobs, ends all daemons, removes the folder; also after half a start
 #   install         by apt-get, as root
 #
-# Each node offers 4 CPUs, however many there are. All nodes have one host name and one /dev/shm, so Open MPI must not
-# take ranks of two nodes for neighbours: with several ranks on several nodes, OMPI_MCA_btl=tcp,self, which is among
-# the lines. Knobs: TISSERAND_CLUSTER_DIR, the folder (a new one below TMPDIR).
+# Each node offers 16 CPUs, however many there are, and has a host name, an /etc/hosts and a /dev/shm of its own, as
+# machines have; processes, network and files are this machine's. What is mounted later is not seen on the nodes, so
+# there is a file system of 32 MiB to fill, disk/, below the folder of the cluster. TISSERAND_CLUSTER_DIR is that
+# folder (unset: a new one below TMPDIR).
 set -euo pipefail
 
 packages=(slurm-wlm slurmctld slurmd slurm-client munge libpmix2 libpmi2-0 openmpi-bin)
-programs=(slurmctld slurmd srun sbatch scontrol sinfo munged munge)
+programs=(slurmctld slurmd srun sbatch scontrol sinfo munged munge mpirun)
 # Seconds until a daemon counts as not started.
 patience=60
 
@@ -38,12 +39,18 @@ wait_for() {
     done
 }
 
-check_machine() {
-    local program missing=()
+# The programs that are not there.
+missing() {
+    local program
     for program in "${programs[@]}"; do
-        command -v "$program" >/dev/null || missing+=("$program")
+        command -v "$program" >/dev/null || printf '%s ' "$program"
     done
-    [ "${#missing[@]}" = 0 ] || fail "${missing[*]}: not found; hint: $0 install, or apt-get install ${packages[*]}"
+}
+
+check_machine() {
+    local missing
+    missing=$(missing)
+    [ -z "$missing" ] || fail "${missing% }: not found; hint: $0 install, or apt-get install ${packages[*]}"
     [ "$(id -u)" = 0 ] || fail "slurmd starts jobs as root only, and this is user $(id -un); hint: sudo"
     slurmd -h 2>&1 | grep -q -- '-N ' ||
         fail "$(slurmd -V) was built without virtual nodes (--enable-multiple-slurmd); hint: Debian's and Ubuntu's have them"
@@ -66,7 +73,8 @@ free_ports() {
 print_environment() {
     # Quoted for a shell, whatever the folder is called.
     printf 'export TISSERAND_CLUSTER_DIR=%q SLURM_CONF=%q\n' "$dir" "$dir/slurm.conf"
-    printf 'export OMPI_MCA_btl=tcp,self OMPI_MCA_btl_base_warn_component_unused=0\n'
+    # Ranks that wait leave their core to others, of which there are more than cores.
+    echo 'export OMPI_MCA_mpi_yield_when_idle=1'
 }
 
 write_configuration() {
@@ -102,7 +110,7 @@ SchedulerParameters=sched_interval=5
 FirstJobId=$((1 + RANDOM % 19000))
 KillWait=5
 MinJobAge=600
-NodeName=node[1-$nodes] NodeHostname=localhost Port=[$((port + 1))-$((port + nodes))] CPUs=4 RealMemory=4000
+NodeName=node[1-$nodes] NodeHostname=localhost Port=[$((port + 1))-$((port + nodes))] CPUs=16 RealMemory=4000
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
 }
@@ -118,14 +126,19 @@ start_munge() {
 }
 
 # One node. Its own copy of the configuration, since mpi.conf must differ: PMIx makes a folder that is named by job
-# and step only, and the second node of one machine would find it there.
+# and step only, and the second node of one machine would find it there. Its tasks inherit its names and mounts.
 start_node() {
     local node=$1
     mkdir -p "$dir/conf/$node" "$dir/pmix/$node" "$dir/spool/$node"
     cp "$dir/slurm.conf" "$dir/conf/$node/slurm.conf"
     echo "PMIxCliTmpDirBase=$dir/pmix/$node" >"$dir/conf/$node/mpi.conf"
-    SLURM_CONF=$dir/conf/$node/slurm.conf slurmd -N "$node" -f "$dir/conf/$node/slurm.conf" \
-        >"$dir/log/$node.out" 2>&1 || fail "slurmd of $node does not start: $(tail -n 1 "$dir/log/$node.out")"
+    SLURM_CONF=$dir/conf/$node/slurm.conf unshare --mount --uts sh -c '
+        set -e
+        hostname "$2"
+        mount --bind "$1/hosts" /etc/hosts
+        mount -t tmpfs tmpfs /dev/shm
+        exec slurmd -N "$2" -f "$1/conf/$2/slurm.conf"' start "$dir" "$node" >"$dir/log/$node.out" 2>&1 ||
+        fail "slurmd of $node does not start: $(tail -n 1 "$dir/log/$node.out")"
 }
 
 all_idle() {
@@ -148,11 +161,13 @@ start() {
     # A socket's path has at most 107 bytes, and jobs add a name to it.
     [ "${#dir}" -le 60 ] || fail "$dir: longer than 60 bytes; hint: set TISSERAND_CLUSTER_DIR to a shorter folder"
     trap stop ERR EXIT
-    mkdir -p "$dir"/{conf,log,munge,pmix,run,spool,state}
+    mkdir -p "$dir"/{conf,disk,log,munge,pmix,run,spool,state}
     # munged wants its socket where everybody may go.
     chmod 0755 "$dir" "$dir/run"
     chmod 0700 "$dir/munge"
     export SLURM_CONF=$dir/slurm.conf
+    mount -t tmpfs -o size=32m tmpfs "$dir/disk" || fail "no file system can be mounted here; hint: a container needs CAP_SYS_ADMIN"
+    (cat /etc/hosts && seq -f '127.0.0.1 node%g' "$nodes") >"$dir/hosts"
     write_configuration "$nodes"
     start_munge
     slurmctld -c -f "$SLURM_CONF" >"$dir/log/slurmctld.out" 2>&1 ||
@@ -205,10 +220,12 @@ stop() {
         sleep 0.1
     done
     for pid in $(processes); do kill -KILL "$pid" 2>/dev/null || true; done
-    rm -rf "$dir"
+    umount --lazy "$dir/disk" 2>/dev/null || true
+    rm -rf --one-file-system "$dir"
 }
 
 install() {
+    [ -n "$(missing)" ] || return 0
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null ||
         fail "only for root on Debian and Ubuntu; hint: install Slurm with slurmd, munge and PMIx, and Open MPI"
     apt-get update && apt-get install -y --no-install-recommends "${packages[@]}"

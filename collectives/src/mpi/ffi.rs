@@ -53,6 +53,19 @@ fn check(call: &'static str, code: c_int) -> Result<(), MpiError> {
     Err(MpiError { call, message, truncated: class == ffi::MPI_ERR_TRUNCATE as c_int })
 }
 
+/// What the MPI library calls itself, its first line: "Open MPI v4.1.4, ...". May be asked before MPI starts.
+pub fn library() -> String {
+    let (mut text, mut len) = ([0_u8; 8192], 0);
+    // SAFETY: may be called at any time, by any thread; the buffer is as long as the longest
+    // MPI_MAX_LIBRARY_VERSION_STRING of any implementation (MPICH: 8192), and both are local variables.
+    let code = unsafe { ffi::MPI_Get_library_version(text.as_mut_ptr().cast::<c_char>(), &mut len) };
+    if code != ffi::MPI_SUCCESS as c_int {
+        return "an MPI library without a name".to_owned();
+    }
+    let len = usize::try_from(len).unwrap_or(0).min(text.len());
+    String::from_utf8_lossy(&text[..len]).lines().next().unwrap_or_default().to_owned()
+}
+
 /// Keeps a value on its thread.
 type OneThread = PhantomData<*const ()>;
 

@@ -55,6 +55,8 @@ mod thread;
 
 #[cfg(feature = "mpi")]
 pub use communicator::{Handle, Mpi};
+#[cfg(feature = "mpi")]
+pub use ffi::library;
 
 use crate::Call;
 

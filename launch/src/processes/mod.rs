@@ -3,7 +3,7 @@
 //!
 //! - `over_mpi`, `over_nccl`: the communicators, of CPUs and of GPUs.
 //! - `secret`: the file by which the ranks of one run recognise each other. `cores`: how ranks of one machine share
-//!   it. `watch`: what ends the process when a rank has failed.
+//!   it. `pmi`: whether the launcher tells MPI what it needs. `watch`: what ends the process when a rank has failed.
 //!
 //! **Start.** The launcher says which rank this is ([`Ranks`]). The control plane comes first, over TCP, so that
 //! everything later, MPI included, may fail and be told. MPI starts when the model is built; its idea of ranks
@@ -19,6 +19,8 @@ mod cores;
 mod over_mpi;
 #[cfg(feature = "nccl")]
 mod over_nccl;
+#[cfg(feature = "mpi")]
+mod pmi;
 mod secret;
 mod watch;
 

@@ -1,18 +1,20 @@
 //! Communicators over MPI, which starts when the device is there.
 
-use tisserand_collectives::mpi::Mpi;
+use tisserand_collectives::mpi::{self, Mpi};
 use tisserand_collectives::{Axes, Communicator, ControlPlane, Failure, Mesh, Progress};
 use tisserand_kernels::Cpu;
 use tisserand_runtime::{Error, Result};
 
-use super::{Seat, Started};
+use super::{Seat, Started, pmi};
+use crate::env;
 
 impl Seat {
     /// Starts MPI and splits it along the axes of the mesh; see [`Axes::split`].
     ///
     /// # Errors
-    /// MPI does not start, or counts the ranks differently.
+    /// The launcher does not tell MPI what it needs, MPI does not start, or it counts the ranks differently.
     pub fn over_mpi(self, device: &Cpu, mesh: Mesh, copies: usize, progress: &Progress) -> Result<Axes<Cpu>> {
+        pmi::check(&self.ranks, &mpi::library(), &env::variable)?;
         let mut world = Mpi::start(device, progress.clone(), self.timeout)?;
         let handle = world.handle();
         if let Some(control) = self.control.upgrade() {
