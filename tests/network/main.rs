@@ -12,8 +12,6 @@ mod training;
 use std::process::{Child, Output};
 use std::time::{Duration, Instant};
 
-use run::errors;
-
 /// What a rank of which nothing is heard costs the others at most: eight seconds, and a loaded machine.
 const END: Duration = Duration::from_secs(12);
 
@@ -23,7 +21,7 @@ fn end(mut child: Child, within: Duration) -> Output {
     while child.try_wait().unwrap().is_none() {
         if start.elapsed() > within {
             child.kill().unwrap();
-            panic!("no end within {within:?}: {}", errors(&child.wait_with_output().unwrap()));
+            panic!("no end within {within:?}");
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::END;
 use super::lab::{Lab, Line};
 use super::run::{Run, errors};
+use super::{END, end};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -37,8 +37,8 @@ fn a_bad_line_and_a_cut_one_change_no_bit() {
         "determinism.mesh_invariant=true",
         "training.global_batch=4",
         "training.micro_batch=1",
-        "training.steps=60",
-        "checkpoint.every_steps=5",
+        "training.steps=16",
+        "checkpoint.every_steps=2",
         "mesh.zero=3",
     ];
     let whole = Run::new(&sets);
@@ -46,7 +46,7 @@ fn a_bad_line_and_a_cut_one_change_no_bit() {
     let run = whole.and(&[]);
     let lab = Lab::new(LINE);
     let mut mpirun = train(&lab, &run).spawn().unwrap();
-    run.wait_until(&mut mpirun, "step 12", |run| run.status_step().is_some_and(|step| step >= 12));
+    run.wait_until(&mut mpirun, "step 5", |run| run.status_step().is_some_and(|step| step >= 5));
     lab.cut(2);
     let (cut, pids) = (Instant::now(), pids(&run));
     // mpirun itself may wait for the machine that is gone.
@@ -55,14 +55,15 @@ fn a_bad_line_and_a_cut_one_change_no_bit() {
         std::thread::sleep(Duration::from_millis(20));
     }
     println!("all ranks ended {:.1} s after the cut", cut.elapsed().as_secs_f64());
-    let _ = mpirun.kill();
+    // With all that mpirun has started on the other machines.
+    drop(lab);
     let said = errors(&mpirun.wait_with_output().unwrap());
     assert_eq!(said.matches("error: rank 2: no sign of life for 8 s").count(), 1, "{said}");
-    assert_eq!(said.lines().filter(|line| line.starts_with("rank  host")).count(), 1, "{said}");
-    drop(lab);
+    assert_eq!(said.matches("rank  host").count(), 1, "{said}");
     let lab = Lab::new(LINE);
     let began = Instant::now();
-    let output = train(&lab, &run).output().unwrap();
-    assert!(output.status.success() && began.elapsed() < PATIENCE, "{}", errors(&output));
+    let output = end(train(&lab, &run).spawn().unwrap(), PATIENCE);
+    assert!(output.status.success(), "{}", errors(&output));
+    println!("the rest took {:.1} s", began.elapsed().as_secs_f64());
     run.assert_equals(&whole);
 }

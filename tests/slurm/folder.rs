@@ -1,7 +1,11 @@
 //! Two jobs on one run folder: the second one says who is there, and changes nothing.
 
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+
 use super::cluster::ask;
-use super::{FOUR_NODES, INVARIANT, TWO_NODES, lines, one_rank, step};
+use super::{FOUR_NODES, INVARIANT, ONE_NODE, TWO_NODES, lines, one_rank, pids, send, step};
 
 #[test]
 fn the_second_job_names_the_first_which_goes_on() {
@@ -19,4 +23,22 @@ fn the_second_job_names_the_first_which_goes_on() {
     assert!(lines(&said, "rank  host") == 0, "{said}");
     first.exits(0);
     run.assert_equals(&whole);
+}
+
+/// The job after one that was killed, on another node: it cannot see that the first is dead, so it waits until the
+/// lock has been silent for long enough, and goes on.
+#[test]
+fn the_job_after_one_that_was_killed_waits_and_goes_on() {
+    let mut sets = INVARIANT.to_vec();
+    sets.push("training.steps=20");
+    let whole = one_rank(&sets);
+    let run = whole.and(&[]);
+    let mut first = step(&run, &ONE_NODE, &["--nodelist=node1"]);
+    first.reach(&run, 6);
+    pids(&run).into_iter().for_each(|pid| send(pid, Signal::SIGKILL));
+    first.end();
+    let died = Instant::now();
+    step(&run, &ONE_NODE, &["--nodelist=node2"]).exits(0);
+    run.assert_equals(&whole);
+    println!("went on {:.0} s after the death", died.elapsed().as_secs_f64());
 }

@@ -8,8 +8,9 @@
 //! - on this machine: by `flock`; where the file system has none, by the process id. A holder killed a moment
 //!   ago does not stand in the way.
 //! - on another machine: by the heartbeat alone, since `flock` may or may not reach across machines (Lustre
-//!   `localflock`, NFS `local_lock`). One older than 60 s is watched for another 12 s, so that
-//!   neither differing clocks nor a stalled file system pass for a death.
+//!   `localflock`, NFS `local_lock`). Whoever wants the folder watches until the holder beats, 10 s at most, or
+//!   until 12 s after the last heartbeat has become 60 s old, so that neither differing clocks nor a stalled file
+//!   system pass for a death. So the job after one that was killed waits a minute, and is not refused.
 //!
 //! A dead holder's file is renamed aside and compared with what was judged; if a quicker starter had replaced
 //! it, it is put back. So of any number of starters one wins.
@@ -37,9 +38,9 @@ const FILE_NAME: &str = "LOCK";
 struct Timing {
     /// Between heartbeats.
     beat: Duration,
-    /// Age at which a heartbeat from another machine is doubted.
+    /// Age that a heartbeat from another machine must have ...
     stale: Duration,
-    /// How long a doubted holder is watched: longer than `beat`.
+    /// ... before its holder is watched for so long: longer than `beat`.
     watch: Duration,
 }
 
@@ -60,7 +61,7 @@ pub struct RunLock {
 
 impl RunLock {
     /// Takes the lock of the run folder `dir` for job `job_id`. `notify` gets a line when a dead holder is
-    /// taken over from, and one before the 12 s for which a silent holder is watched.
+    /// taken over from, and one before a holder on another machine is watched.
     ///
     /// # Errors
     /// Input, naming the holder, if another job lives in the folder, or if the folder cannot be written.

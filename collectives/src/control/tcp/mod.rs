@@ -117,6 +117,7 @@ impl Joined for Tcp {
     }
 }
 
+/// To a tenth, since what is left of a deadline is rarely round.
 fn seconds(duration: Duration) -> String {
-    format!("{} s", duration.as_secs_f64())
+    format!("{} s", (duration.as_secs_f64() * 10.0).round() / 10.0)
 }

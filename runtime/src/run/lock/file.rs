@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -110,24 +110,23 @@ impl Place {
     /// Input, naming the holder, if it lives.
     pub(super) fn clear(&self, me: &Holder, timing: Timing, notify: &mut dyn FnMut(&str)) -> Result<bool> {
         let Some(found) = self.look()? else { return Ok(false) };
-        let why = match found.judge(me, timing) {
+        let why = match found.judge(me) {
             Verdict::Alive => return Err(self.refusal(&found)),
             Verdict::Dead => "which is no longer alive".to_owned(),
-            Verdict::Silent => {
+            Verdict::Elsewhere => {
+                // A young heartbeat may be the last of a job that has just died: first it must become old.
+                let most = timing.stale.saturating_sub(found.age()) + timing.watch;
                 let silence = units::duration(found.age().as_secs_f64());
                 notify(&format!(
-                    "{} is held by {}, silent for {silence}; watching it for {}",
+                    "{} is held by {}, silent for {silence}; watching it for {}, or until it beats",
                     self.path.display(),
                     found.name(),
-                    units::duration(timing.watch.as_secs_f64()),
+                    units::duration(most.as_secs_f64()),
                 ));
-                thread::sleep(timing.watch);
-                match self.look()? {
-                    Some(later) if later.text == found.text && later.beat == found.beat => {}
-                    Some(later) if later.text == found.text => return Err(self.refusal(&later)),
-                    _ => return Ok(false),
+                if !self.stays_silent(&found, most, timing)? {
+                    return Ok(false);
                 }
-                format!("whose last heartbeat is {silence} old")
+                format!("whose last heartbeat is {} old", units::duration(found.age().as_secs_f64()))
             }
         };
         let removed = self.remove(&found)?;
@@ -135,6 +134,23 @@ impl Place {
             notify(&format!("took {} over from {}, {why}", self.path.display(), found.name()));
         }
         Ok(removed)
+    }
+
+    /// Whether a holder elsewhere stays as it was `found` for so long. False if the file changes.
+    ///
+    /// # Errors
+    /// Input, naming the holder, as soon as it beats.
+    fn stays_silent(&self, found: &Found, most: Duration, timing: Timing) -> Result<bool> {
+        let until = Instant::now() + most;
+        while Instant::now() < until {
+            thread::sleep(timing.beat / 5);
+            match self.look()? {
+                Some(later) if later.text == found.text && later.beat == found.beat => {}
+                Some(later) if later.text == found.text => return Err(self.refusal(&later)),
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
     /// The lock file as it is now; `None` if there is none.
@@ -247,12 +263,12 @@ enum Flock {
 enum Verdict {
     Alive,
     Dead,
-    /// On another machine, and not heard of for too long.
-    Silent,
+    /// On another machine, or unknown: its heartbeat tells.
+    Elsewhere,
 }
 
 impl Found {
-    fn judge(&self, me: &Holder, timing: Timing) -> Verdict {
+    fn judge(&self, me: &Holder) -> Verdict {
         match &self.holder {
             Some(holder) if holder.is_on_machine_of(me) => {
                 let alive = match self.flock {
@@ -262,8 +278,7 @@ impl Found {
                 };
                 if alive { Verdict::Alive } else { Verdict::Dead }
             }
-            _ if self.age() <= timing.stale => Verdict::Alive,
-            _ => Verdict::Silent,
+            _ => Verdict::Elsewhere,
         }
     }
 

@@ -73,11 +73,28 @@ fn without_flock_a_living_process_of_this_machine_is_respected_however_silent() 
 }
 
 #[test]
-fn a_holder_elsewhere_lives_while_its_heartbeat_is_young() {
+fn a_holder_elsewhere_that_beats_is_refused_at_its_next_beat() {
     let dir = tempfile::tempdir().unwrap();
     leave(dir.path(), &elsewhere(), Duration::ZERO);
-    let error = acquire(dir.path(), &mut Vec::new()).unwrap_err().to_string();
+    let path = dir.path().join(FILE_NAME);
+    let beat = |line: &str| {
+        assert!(line.contains("silent for 0"), "{line}");
+        File::options().write(true).open(&path).unwrap().set_modified(SystemTime::now()).unwrap();
+    };
+    let acquired = RunLock::acquire_with(dir.path(), &Access::umask(), "2", beat, FAST);
+    let error = acquired.unwrap_err().to_string();
     assert!(error.contains("is in use by job 123 (pid 77 on node12, since "), "{error}");
+}
+
+/// As after a job that was killed, when the next one of a chain begins on another node.
+#[test]
+fn a_holder_elsewhere_that_has_just_died_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    leave(dir.path(), &elsewhere(), Duration::ZERO);
+    let (mut notices, began) = (Vec::new(), std::time::Instant::now());
+    acquire(dir.path(), &mut notices).unwrap();
+    assert!(began.elapsed() >= FAST.stale + FAST.watch - FAST.beat, "{:?}", began.elapsed());
+    assert!(notices[1].contains("over from job 123 (pid 77 on node12"), "{notices:?}");
 }
 
 #[test]
@@ -104,10 +121,12 @@ fn a_holder_elsewhere_whose_clock_is_behind_is_seen_to_beat() {
 }
 
 #[test]
-fn a_damaged_lock_file_counts_by_its_age() {
+fn a_damaged_lock_file_counts_by_its_heartbeat() {
     let dir = tempfile::tempdir().unwrap();
     let file = File::create(dir.path().join(FILE_NAME)).unwrap();
-    let error = acquire(dir.path(), &mut Vec::new()).unwrap_err().to_string();
+    let beat = |_: &str| file.set_modified(SystemTime::now() + Duration::from_secs(1)).unwrap();
+    let acquired = RunLock::acquire_with(dir.path(), &Access::umask(), "2", beat, FAST);
+    let error = acquired.unwrap_err().to_string();
     assert!(error.contains("in use by an unknown job (last heartbeat"), "{error}");
     file.set_modified(SystemTime::now() - Duration::from_secs(61)).unwrap();
     acquire(dir.path(), &mut Vec::new()).unwrap();
