@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use super::{PATIENCE, Run, errors, wait_until};
 
@@ -140,13 +141,31 @@ impl Job {
         field.unwrap_or_else(|| panic!("no {name}: {shown}")).to_owned()
     }
 
+    /// Waits until the run has come to this step.
+    pub(crate) fn reach(&self, run: &Run, step: u64) {
+        let start = Instant::now();
+        while run.status_step().is_none_or(|now| now < step) {
+            let state =
+                || format!("{}: {}", ask("scontrol", &["show", "job", "--oneliner", &self.id]), self.log());
+            assert!(start.elapsed() < PATIENCE, "step {step} did not come: {}", state());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits until it is in this state of Slurm.
     pub(crate) fn wait_for(&self, state: &str) {
         let over = ["COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"];
+        let mut over_since = None;
         wait_until(&format!("job {} {state}", self.id), || {
             let now = self.field("JobState");
-            assert!(now == state || !over.contains(&now.as_str()), "{now}: {}", self.log());
-            now == state
+            if now == state {
+                return true;
+            }
+            // A job that has itself requeued is over for a moment first.
+            over_since = over.contains(&now.as_str()).then(|| over_since.unwrap_or_else(Instant::now));
+            let for_good = over_since.is_some_and(|since| since.elapsed() > Duration::from_secs(10));
+            assert!(!for_good, "{now}: {}", self.log());
+            false
         });
     }
 }

@@ -30,7 +30,7 @@ use run::{Run, errors};
 use serde_json::Value;
 
 /// Longer than anything here takes on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Eight leaves, so that up to eight ranks share them.
 const INVARIANT: [&str; 5] = [

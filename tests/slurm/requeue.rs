@@ -1,10 +1,11 @@
 //! Stopped with 75 and a checkpoint, requeued, and gone on with: as the job scripts of docs/ do it.
 
 use std::fs;
+use std::time::Instant;
 
 use super::cluster::{Job, ask, quoted};
 use super::run::Run;
-use super::{FOUR_NODES, INVARIANT, ONE_NODE, one_rank, step, wait_until, words};
+use super::{FOUR_NODES, INVARIANT, ONE_NODE, one_rank, step, words};
 
 /// Runs a rank on each node that the job has got, and has itself requeued on 75.
 fn script(run: &Run) -> String {
@@ -16,10 +17,6 @@ fn script(run: &Run) -> String {
          [ $code = 75 ] && scontrol requeue $SLURM_JOB_ID\n\
          exit $code\n"
     )
-}
-
-fn reaches(run: &Run, step: u64) {
-    wait_until(&format!("step {step}"), || run.status_step().is_some_and(|now| now >= step));
 }
 
 /// Ranks of each start, as their job folders say.
@@ -41,7 +38,7 @@ fn a_signal_a_checkpoint_75_a_requeue_and_the_same_bits_on_other_nodes() {
     for (stop, (signal, nodes)) in [("USR1", 2), ("TERM", 1)].into_iter().enumerate() {
         let before = run.status_step().unwrap_or(0);
         job.wait_for("RUNNING");
-        reaches(&run, before + 3);
+        job.reach(&run, before + 3);
         ask("scancel", &[&format!("--signal={signal}"), &job.id]);
         job.wait_for("PENDING");
         let status = run.status();
@@ -49,9 +46,10 @@ fn a_signal_a_checkpoint_75_a_requeue_and_the_same_bits_on_other_nodes() {
         assert!(run.checkpoint(status["step"].as_u64().unwrap()).is_dir());
         assert_eq!(job.field("Restarts"), (stop + 1).to_string());
         assert_eq!(job.log().matches("srun returned 75").count(), stop + 1, "{}", job.log());
-        // Slurm waits for two minutes before it starts a requeued job.
+        // Slurm waits for two minutes before it starts a requeued job: by then its nodes have forgotten the old one.
+        // At once, the start of the new step may fail, and srun return 0 all the same.
         let (id, size) = (format!("JobId={}", job.id), format!("NumNodes={nodes}-{nodes}"));
-        ask("scontrol", &["update", &id, "StartTime=now", &size, &format!("NumTasks={nodes}")]);
+        ask("scontrol", &["update", &id, "StartTime=now+10seconds", &size, &format!("NumTasks={nodes}")]);
     }
     job.wait_for("COMPLETED");
     run.assert_equals(&whole);
@@ -75,4 +73,19 @@ fn srun_returns_75_whenever_all_ranks_stop() {
         let said = step.exits(75);
         assert!(!said.contains("error: rank"), "{said}");
     }
+}
+
+/// At the limit Slurm sends SIGTERM, and SIGKILL after KillWait, which here is five seconds.
+#[test]
+fn the_time_limit_of_a_job_leaves_a_checkpoint() {
+    let mut sets = INVARIANT.to_vec();
+    sets.extend(["training.steps=100000", "checkpoint.every_steps=0", "eval.every_steps=0"]);
+    let run = Run::new(&sets);
+    let began = Instant::now();
+    let (code, said) = step(&run, &ONE_NODE, &["--kill-on-bad-exit=1", "--time=1"]).end();
+    let status = run.status();
+    assert_eq!((&status["state"], &status["exit_code"]), (&"stopped".into(), &75.into()), "{status} {said}");
+    assert!(run.checkpoint(status["step"].as_u64().unwrap()).is_dir());
+    assert_ne!(code, 0, "{said}");
+    println!("{} after {:.0} s, srun returned {code}", status["message"], began.elapsed().as_secs_f64());
 }
