@@ -78,7 +78,7 @@ fn random_faults_lose_nothing() {
         Soak { random: Random(seed), faults, until, happened: BTreeMap::new(), starts: 0, missing: 0 };
     let mut runs = 0;
     while soak.goes_on() {
-        soak.to_the_end(&whole);
+        soak.one_run(&whole);
         runs += 1;
     }
     let took = began.elapsed().as_secs_f64();
@@ -129,7 +129,7 @@ impl Soak {
     }
 
     /// One run, with what happens to it.
-    fn to_the_end(&mut self, whole: &Run) {
+    fn one_run(&mut self, whole: &Run) {
         let run = whole.and(&[]);
         let _disk = Disk::new(&run);
         let disks_before = self.happened.get(&Fault::FullDisk).copied();
@@ -273,9 +273,14 @@ impl Drop for Disk {
     }
 }
 
-/// Nothing ended this start: the run is finished, or the last save did not fit.
+/// A start, or the last save, that does not fit on a full disk is a failure.
+fn was_full(output: &Output) -> bool {
+    output.status.code() == Some(1) && errors(output).to_lowercase().contains("no space left")
+}
+
+/// Nothing ended this start: the run is finished, or the disk was full.
 fn by_itself(run: &Run, output: Output) -> Ended {
-    if output.status.code() == Some(1) && errors(&output).contains("No space left on device") {
+    if was_full(&output) {
         return Ended::Otherwise;
     }
     assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
@@ -299,7 +304,7 @@ fn compare(run: &Run, whole: &Run, was_full: bool) -> usize {
 fn after_fault(fault: Fault, run: &Run, start: Start) -> Ended {
     let is_mpirun = start.is_mpirun;
     let output = start.end();
-    if output.status.success() {
+    if output.status.success() || was_full(&output) {
         return by_itself(run, output);
     }
     let is_allowed = |status: ExitStatus| match fault {

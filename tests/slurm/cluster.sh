@@ -53,16 +53,17 @@ check_machine() {
     [ -z "$missing" ] || fail "${missing% }: not found; hint: $0 install, or apt-get install ${packages[*]}"
     [ "$(id -u)" = 0 ] || fail "slurmd starts jobs as root only, and this is user $(id -un); hint: sudo"
     slurmd -h 2>&1 | grep -q -- '-N ' ||
-        fail "$(slurmd -V) was built without virtual nodes (--enable-multiple-slurmd); hint: Debian's and Ubuntu's have them"
+        fail "$(slurmd -V) was built without --enable-multiple-slurmd; hint: Debian's and Ubuntu's have it"
 }
 
 # A first port with so many free ones behind it, below those that the kernel hands out and above those of runs.
 free_ports() {
-    local count=$1 first port try
+    local count=$1 first port try taken
+    taken=$(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null)
     for try in $(seq 50); do
         first=$((30100 + RANDOM % 2000))
         for port in $(seq "$first" $((first + count - 1))); do
-            grep -qi "^ *[0-9]*: [0-9A-F]*:$(printf %04X "$port") " /proc/net/tcp /proc/net/tcp6 2>/dev/null && continue 2
+            grep -q "^ *[0-9]*: [0-9A-F]*:$(printf %04X "$port") " <<<"$taken" && continue 2
         done
         echo "$first"
         return
@@ -166,7 +167,8 @@ start() {
     chmod 0755 "$dir" "$dir/run"
     chmod 0700 "$dir/munge"
     export SLURM_CONF=$dir/slurm.conf
-    mount -t tmpfs -o size=32m tmpfs "$dir/disk" || fail "no file system can be mounted here; hint: a container needs CAP_SYS_ADMIN"
+    mount -t tmpfs -o size=32m tmpfs "$dir/disk" ||
+        fail "no file system can be mounted here; hint: a container needs CAP_SYS_ADMIN"
     (cat /etc/hosts && seq -f '127.0.0.1 node%g' "$nodes") >"$dir/hosts"
     write_configuration "$nodes"
     start_munge
@@ -181,7 +183,8 @@ start() {
     print_environment
 }
 
-# Processes of this cluster: its daemons by their pid files, and slurmstepds, which have the environment of their slurmd.
+# Processes of this cluster: its daemons by their pid files, and slurmstepds, which have the environment of their
+# slurmd.
 processes() {
     local file
     cat "$dir"/run/*.pid 2>/dev/null || true
