@@ -273,9 +273,10 @@ impl Drop for Disk {
     }
 }
 
-/// A start, or the last save, that does not fit on a full disk is a failure.
+/// A start, or the last save, that does not fit on a full disk is a failure, whatever mpirun makes of it.
 fn was_full(output: &Output) -> bool {
-    output.status.code() == Some(1) && errors(output).to_lowercase().contains("no space left")
+    ![Some(0), Some(75)].contains(&output.status.code())
+        && errors(output).to_lowercase().contains("no space left")
 }
 
 /// Nothing ended this start: the run is finished, or the disk was full.
@@ -309,8 +310,9 @@ fn after_fault(fault: Fault, run: &Run, start: Start) -> Ended {
     }
     let is_allowed = |status: ExitStatus| match fault {
         Fault::Stop => status.code() == Some(75),
-        // mpirun itself returns 1 for SIGTERM.
-        Fault::Terminate => status.code() == Some(if is_mpirun { 1 } else { 75 }),
+        // mpirun ends the ranks and returns 1; while it does so already, it may also crash (4.1).
+        Fault::Terminate if is_mpirun => status.code() != Some(75),
+        Fault::Terminate => status.code() == Some(75),
         Fault::Kill | Fault::PowerCut => status.code() != Some(75),
         Fault::Freeze | Fault::FullDisk => false,
     };
