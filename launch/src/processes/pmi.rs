@@ -33,7 +33,8 @@ mod tests {
     fn checked(variables: &[(&str, &str)], library: &str) -> Result<()> {
         let step =
             [("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "1"), ("SLURM_NTASKS", "2"), ("SLURM_LOCALID", "1")];
-        let place = [("SLURM_STEP_TASKS_PER_NODE", "2"), ("SLURM_STEP_NODELIST", "n1")];
+        let nodes = [("SLURM_STEP_NODELIST", "n1"), ("SLURM_JOB_NODELIST", "n1")];
+        let place = [&[("SLURM_STEP_TASKS_PER_NODE", "2")][..], &nodes].concat();
         let all = [&step[..], &place, variables].concat();
         let lookup = |name: &str| all.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
         check(&Ranks::discover(&lookup).unwrap(), library, &lookup)
