@@ -170,8 +170,8 @@ impl Request<'_> {
             Some(fact) => lines.push(of_fact("mpi", fact.value.clone(), fact)),
             None => {}
         }
-        let why = "else the first rank that returns 75 ends the others, and the code is 143";
-        lines.push(Line::own("kill-on-bad-exit", 0, why));
+        let why = "a rank that hangs is ended with the others; 75 stays 75, since all have saved by then";
+        lines.push(Line::own("kill-on-bad-exit", 1, why));
         lines.push(Line::own("wait", 120, "when one rank has ended, the others have seconds to follow"));
         lines.extend(self.profile.srun.iter().map(of_setting));
         lines
