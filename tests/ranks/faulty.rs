@@ -11,7 +11,7 @@ use tisserand_collectives::{
 };
 use tisserand_kernels::{Block, Context, Cpu};
 use tisserand_launch::device::{self, Link, Place};
-use tisserand_launch::{threads, world};
+use tisserand_launch::{placement, threads, world};
 use tisserand_runtime::config::Config;
 use tisserand_runtime::engine::Engine;
 use tisserand_runtime::run::StopFlag;
@@ -127,8 +127,11 @@ fn train(path: &Path, sets: &[String], ranks: usize, fault: Fault) -> Result<u8>
         ..TrainOptions::default()
     };
     let outcome = threads::join(ranks, &world::Terms::of(&config), |place, control| {
-        let device = choose(&config, place, fault)?;
-        train::train(config.clone(), options.clone(), device, control, StopFlag::new())
+        let (device, mut options) = (choose(&config, place, fault)?, options.clone());
+        if let Some(placement) = placement::settle(control.as_ref(), &device, None, true)? {
+            placement.tell(&mut options);
+        }
+        train::train(config.clone(), options, device, control, StopFlag::new())
     })?;
     Ok(outcome.exit_code())
 }

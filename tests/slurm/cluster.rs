@@ -114,7 +114,7 @@ impl Step {
 pub(crate) struct Job {
     pub(crate) id: String,
     /// What it prints.
-    log: PathBuf,
+    pub(crate) log: PathBuf,
 }
 
 impl Job {

@@ -3,7 +3,8 @@
 //!
 //! - `cluster`: the cluster, jobs and steps. `cluster.sh` starts it, also by hand.
 //! - `start`: what ranks compute, and what does not start. `requeue`: signals, exit code 75 and the next start.
-//!   `death`: ranks that are killed or stopped. `disk`: full disks and torn files. `folder`: two jobs on one run.
+//!   `submitted`: jobs of `tisserand submit`. `death`: ranks that are killed or stopped. `disk`: full disks and torn
+//!   files. `folder`: two jobs on one run.
 //!
 //! All nodes are this machine: they share its host name, its cores and its file systems. What two machines do
 //! differently, delay, loss and cut links, is in `tests/network`.
@@ -18,6 +19,7 @@ mod requeue;
 #[path = "../support/run.rs"]
 mod run;
 mod start;
+mod submitted;
 
 use std::fs;
 use std::process::Command;

@@ -47,9 +47,7 @@ fn train(arguments: cli::Train, ranks: &Ranks, world: World) -> Result<u8> {
         let node = options.job.node.as_deref();
         let placement = placement::settle(control.as_ref(), &device, node, config.run.oversubscribe)?;
         if let Some(placement) = placement {
-            options.notices.extend(placement.table);
-            options.warnings.extend(placement.warning);
-            options.hosts = placement.hosts;
+            placement.tell(&mut options);
         }
         train::train(config.clone(), options, device, control, stop.clone())
     };

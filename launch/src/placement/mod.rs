@@ -10,7 +10,7 @@ mod table;
 use tisserand_collectives::control::host_name;
 use tisserand_collectives::{Channel, ControlPlane};
 use tisserand_runtime::run::HostRow;
-use tisserand_runtime::train::DeviceChoice;
+use tisserand_runtime::train::{DeviceChoice, TrainOptions};
 use tisserand_runtime::{Error, Result};
 
 /// What rank 0 learns.
@@ -21,6 +21,15 @@ pub struct Placement {
     pub table: Vec<String>,
     /// Ranks that have less than a CPU each.
     pub warning: Option<String>,
+}
+
+impl Placement {
+    /// Hands it to the run.
+    pub fn tell(self, options: &mut TrainOptions) {
+        options.notices.extend(self.table);
+        options.warnings.extend(self.warning);
+        options.hosts = self.hosts;
+    }
 }
 
 /// Gathers where the ranks are, at rank 0. Every rank calls it, with its device and Slurm's name of its machine.

@@ -41,7 +41,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Opens the outputs for a run that goes on after `step`.
+    /// Opens the outputs for a run that goes on after `step`: those of rank 0, the lead, which knows where all ranks are.
+    /// The others have none.
     pub fn new(
         config: &Config,
         folder: &RunFolder,
@@ -49,10 +50,9 @@ impl Report {
         plan: &Plan,
         step: u64,
         tokens: u64,
+        is_lead: bool,
         hosts: &[HostRow],
     ) -> Result<Self> {
-        // Who knows where all ranks are is rank 0.
-        let is_lead = !hosts.is_empty();
         let metrics = match is_lead {
             true => Some(MetricsLog::open(&folder.metrics(), folder.access(), step)?),
             false => None,

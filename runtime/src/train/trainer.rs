@@ -334,6 +334,7 @@ fn open_report(run: &Run) -> Result<Report> {
         &run.plan,
         state.step,
         state.consumed_tokens,
+        run.control.rank() == 0,
         &run.hosts,
     )
 }
