@@ -8,7 +8,7 @@
 //! - [`Axes`]: one rank's communicators along the axes of the mesh.
 //! - [`control`]: small host-side agreements, and the news that a rank has died.
 //! - [`mesh`], [`placement`]: pure arithmetic; [`audit`]: what was moved; [`trace`]: when; [`flight`]: the
-//!   newest of it, always.
+//!   newest of it, always; [`bandwidth`]: how fast, by size.
 //!
 //! A size of one is ordinary: [`Single`] is a communicator like any other, so the code above never asks
 //! whether it is alone.
@@ -18,6 +18,7 @@ extern crate self as tisserand_collectives;
 
 pub mod audit;
 mod axes;
+pub mod bandwidth;
 pub mod communicator;
 #[cfg(test)]
 #[path = "../tests/conformance/mod.rs"]

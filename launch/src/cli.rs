@@ -1,5 +1,6 @@
 //! The vocabulary of commands. The doc comments are the `--help` texts.
 
+pub mod bench;
 mod submit;
 
 use std::ffi::OsString;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use bench::Bench;
 pub use submit::Submit;
 
 /// Trains language models: one binary from laptop to supercomputer.
@@ -62,6 +64,9 @@ pub enum Command {
     /// Show a run file as it is understood, or compare two
     #[command(subcommand)]
     Config(Config),
+    /// Measure
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 /// `train`

@@ -8,6 +8,7 @@
 //! - [`local`]: ranks that `launch` starts on this machine.
 //! - [`node`]: what the first rank of a machine reads for the others of it.
 //! - [`ranks`]: which rank this process is, as its launcher says; [`hostlist`]: Slurm's lists of hosts.
+//! - [`scaling`]: what `bench scaling` measures and prints; [`plot`]: its figures.
 //! - [`slurm`]: job scripts, and what each machine wants in them; when a job ends.
 
 pub mod cli;
@@ -19,10 +20,12 @@ pub mod local;
 pub mod node;
 pub mod output;
 pub mod placement;
+pub mod plot;
 mod private_socket;
 #[cfg(feature = "processes")]
 pub mod processes;
 pub mod ranks;
+pub mod scaling;
 pub mod signals;
 pub mod slurm;
 pub mod threads;

@@ -4,6 +4,7 @@
 //! [`engine`], which runs the actions of [`step`] over the layers of [`model`]. [`plan`] runs the same
 //! actions on a device that only counts. [`parallel`] says which rank has what.
 
+pub mod build;
 pub mod checkpoint;
 pub mod config;
 pub mod data;

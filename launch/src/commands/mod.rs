@@ -1,5 +1,6 @@
 //! One file per command. Each returns the exit code.
 
+mod bench;
 mod checkpoint;
 mod config;
 mod data;
@@ -39,6 +40,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Data(command) => data::run(command),
         Command::Checkpoint(command) => checkpoint::run(command),
         Command::Config(command) => config::run(command),
+        Command::Bench(command) => bench::run(&command),
     }
 }
 

@@ -1,8 +1,9 @@
 //! The one place where a device is chosen.
 //!
 //! - here: a rank's place, and the device that its run file names; `gpu`: which GPU that is;
-//! - `link`: how the rank reaches the others.
+//! - `link`: how the rank reaches the others; [`bandwidth`]: how fast.
 
+pub mod bandwidth;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod link;

@@ -1,5 +1,7 @@
 //! A micro-batch as the model takes it: tokens, labels, positions, segments of attention.
 
+use std::ops::Range;
+
 use super::sequences::Window;
 
 /// The label of a token without a target.
@@ -49,6 +51,27 @@ impl MicroBatch {
             cu_seqlens,
             valid_tokens: 0,
         }
+    }
+
+    /// Sequences of random tokens, each one document with a target for every token. Sequence i depends on `seed` and i
+    /// alone (splitmix64: Steele, Lea and Flood, 2014).
+    pub fn random(sequences: Range<u64>, seq_len: usize, vocab_size: usize, seed: u64) -> Self {
+        let mut batch = MicroBatch::default();
+        for sequence in sequences {
+            let mut state = seed ^ sequence.wrapping_mul(0xd134_2543_de82_ef95);
+            let mut token = || {
+                state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let mut z = state;
+                z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+                ((z ^ (z >> 31)) % vocab_size as u64) as u32
+            };
+            let mut window = Window::default();
+            window.tokens.extend((0..=seq_len).map(|_| token()));
+            batch.push(&window, false);
+        }
+        batch.close();
+        batch
     }
 
     /// Empties the batch and keeps its memory.
@@ -130,6 +153,16 @@ mod tests {
         assert_eq!(batch.positions, [0, 1, 2, 0, 1, 2]);
         assert_eq!(batch.cu_seqlens, [0, 3, 6, 6, 6, 6, 6]);
         assert_eq!(batch.valid_tokens, 3);
+    }
+
+    #[test]
+    fn random_sequences_are_whole_and_depend_on_their_number_alone() {
+        let batch = MicroBatch::random(3..5, 8, 50, 7);
+        assert_eq!(batch.cu_seqlens[..3], [0, 8, 16]);
+        assert_eq!((batch.valid_tokens, batch.labels[0]), (16, batch.tokens[1] as i32));
+        assert!(batch.tokens.iter().all(|&token| token < 50));
+        assert_eq!(batch.tokens[8..], MicroBatch::random(4..5, 8, 50, 7).tokens);
+        assert_ne!(batch.tokens[8..], batch.tokens[..8]);
     }
 
     #[test]

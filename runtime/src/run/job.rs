@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::folder::RunFolder;
 use super::host::host_name;
+use crate::build;
 use crate::files::{Access, io_error};
 use crate::log::clock;
 use crate::{Error, Result};
@@ -62,6 +63,16 @@ impl ProcessDescription {
             .collect();
         variables.sort();
         ProcessDescription { variables, command_line: command_line.into_iter().map(text).collect() }
+    }
+
+    /// The variables that were kept, by name.
+    pub fn variables(&self) -> &[(String, String)] {
+        &self.variables
+    }
+
+    /// The command line.
+    pub fn command_line(&self) -> &[String] {
+        &self.command_line
     }
 }
 
@@ -219,8 +230,8 @@ fn environment(job_id: &str, process: &ProcessDescription) -> Value {
         "host": host_name(),
         "pid": std::process::id(),
         "command_line": process.command_line,
-        "version": env!("CARGO_PKG_VERSION"),
-        "git_commit": option_env!("TISSERAND_GIT_COMMIT"),
+        "version": build::VERSION,
+        "git_commit": build::GIT_COMMIT,
         "build": { "debug_assertions": cfg!(debug_assertions), "arch": std::env::consts::ARCH },
         "variables": variables,
     })

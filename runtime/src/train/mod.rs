@@ -7,6 +7,7 @@
 //!   `limits`: when a run must stop to have that time.
 //! - [`report`]: what a run tells while it runs: log line, metrics, TensorBoard, status.
 //! - [`evaluation`]: validation losses.
+//! - [`measure`]: steps that are timed, without what a run keeps.
 //!
 //! Every rank runs all of it; rank 0 (the *lead*) decides what must be one decision and writes what must be
 //! written once.
@@ -15,6 +16,7 @@ mod agreement;
 pub mod corpus;
 pub mod evaluation;
 mod limits;
+pub mod measure;
 mod opening;
 mod pace;
 pub mod report;

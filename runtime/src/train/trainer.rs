@@ -21,6 +21,7 @@ use super::saving::{self, Saving};
 use super::setup::Run;
 use super::tracing::Tracing;
 use crate::checkpoint::{self, Crew};
+use crate::config::Config;
 use crate::data::{Loader, LoaderConfig, StepBatch};
 use crate::engine::Part;
 use crate::error::{Error, Result};
@@ -162,7 +163,7 @@ impl Trainer {
         let counted = counting.elapsed();
         let run = &mut self.run;
         let step = run.state.step + 1;
-        let inputs = step_inputs(run, step, valid_tokens);
+        let inputs = step_inputs(&run.config, step, valid_tokens);
         self.tracing.begin(step);
         run.engine.train(&inputs, &batch.micro_batches)?;
         let is_traced = self.tracing.end(step);
@@ -223,7 +224,7 @@ impl Trainer {
             return Ok(());
         }
         let config = &self.run.config;
-        let (lr, z_loss) = (learning_rate(&self.run, step), config.training.z_loss > 0.0);
+        let (lr, z_loss) = (learning_rate(config, step), config.training.z_loss > 0.0);
         let scalars = self.read_scalars()?;
         // The device has answered, so all waits of these steps have their times.
         self.report.waited_for_collectives(self.tracing.take_waited());
@@ -347,14 +348,14 @@ fn triggers(run: &Run) -> Option<Triggers> {
     triggers
 }
 
-fn learning_rate(run: &Run, step: u64) -> f64 {
-    run.config.schedule.lr(run.config.optimizer.lr, step, run.config.training.steps)
+fn learning_rate(config: &Config, step: u64) -> f64 {
+    config.schedule.lr(config.optimizer.lr, step, config.training.steps)
 }
 
-fn step_inputs(run: &Run, step: u64, valid_tokens: u64) -> StepScalars {
-    let config = &run.config;
+/// The words of a step that the host decides.
+pub(super) fn step_inputs(config: &Config, step: u64, valid_tokens: u64) -> StepScalars {
     StepScalars {
-        lr: learning_rate(run, step) as f32,
+        lr: learning_rate(config, step) as f32,
         // A batch of ignored labels alone has no loss and no gradient.
         loss_scale: 1.0 / valid_tokens.max(1) as f32,
         max_grad_norm: config.optimizer.grad_clip.map_or(f32::INFINITY, |norm| norm as f32),
