@@ -173,7 +173,9 @@ fn on_nodes(mut machine: Machine, sweep: &Sweep) -> Machine {
 pub(super) fn notes(sweep: &Sweep, config: &Config, machine: Option<&Machine>) -> Vec<String> {
     let mut notes = Vec::new();
     if cfg!(debug_assertions) {
-        notes.push("measured with a development build: figures are no figures of this program".to_owned());
+        notes.push(
+            "measured with a development build; release builds are what runs use, and faster".to_owned(),
+        );
     }
     if let Some(machine) = machine.filter(|_| config.run.device == DeviceKind::Cpu) {
         notes.push(format!(
