@@ -96,8 +96,13 @@ fn measure(
     let (warmup, count) = (arguments.warmup as u64, arguments.steps as u64);
     let local_rank = place.local_rank;
     let device = device::choose(config, place)?;
-    if let Some(placement) = placement::settle(control.as_ref(), &device, config.run.oversubscribe)? {
+    let job = env::job()?;
+    let placement =
+        placement::settle(control.as_ref(), &device, job.node.as_deref(), config.run.oversubscribe)?;
+    if let Some(placement) = placement {
         placement.table.iter().chain(&placement.warning).for_each(|line| eprintln!("{line}"));
+        #[cfg(feature = "mpi")]
+        eprintln!("{}", tisserand_collectives::mpi::library());
     }
     let description = device.description.clone();
     let mut measurement =
