@@ -1,8 +1,10 @@
 //! One file per command. Each returns the exit code.
 
+mod accept;
 mod checkpoint;
 mod config;
 mod data;
+mod doctor;
 mod eval;
 mod generate;
 mod launch;
@@ -39,6 +41,8 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Data(command) => data::run(command),
         Command::Checkpoint(command) => checkpoint::run(command),
         Command::Config(command) => config::run(command),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Accept(arguments) => accept::run(&arguments),
     }
 }
 
