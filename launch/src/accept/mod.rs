@@ -13,7 +13,6 @@ mod run_file;
 mod training;
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use tisserand_collectives::{ControlPlane, Mesh};
 use tisserand_kernels::Device;
@@ -66,13 +65,12 @@ impl OnDevice for Stages<'_> {
     type Output = ();
 
     fn run<D: Device>(mut self, mut reached: Reached<D>) -> Result<()> {
-        let begun = Instant::now();
         // Calls are compared until the first step of the training.
         self.examination.on_device(&reached.device, reached.axes.reduce.as_mut(), || {})?;
         let report = self.examination.end()?;
         if let (Some(record), Some(report)) = (self.record, report) {
             record.doctor(&report)?;
-            record.end(examined(&report, begun))?;
+            record.end(examined(&report))?;
         }
         self.record.iter().try_for_each(|record| record.begin("training"))?;
         for stage in training::run(reached, self.control, &self.options.config)? {
@@ -82,7 +80,7 @@ impl OnDevice for Stages<'_> {
     }
 }
 
-fn examined(report: &Report, begun: Instant) -> Stage {
+fn examined(report: &Report) -> Stage {
     let all = report.ranks.iter().flat_map(|rank| &rank.findings);
     let count = |verdict| all.clone().filter(|finding| finding.verdict == verdict).count();
     let (failures, warnings) = (count(Verdict::Fail), count(Verdict::Warn));
@@ -92,7 +90,7 @@ fn examined(report: &Report, begun: Instant) -> Stage {
     Stage {
         name: "doctor",
         passed: report.verdict < Verdict::Fail,
-        seconds: begun.elapsed().as_secs_f64(),
+        seconds: report.seconds,
         message: format!("{hosts} host(s), {failures} failures, {warnings} warnings{slow}"),
         figures: serde_json::json!({ "failures": failures, "warnings": warnings }),
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::finding::{Better, Finding, Value, Verdict};
 use super::report::RankReport;
+use super::text::figure;
 
 /// Below this share of what is due.
 pub(super) const WARN_BELOW: f64 = 0.85;
@@ -105,11 +106,15 @@ fn worse(a: f64, b: f64, better: Better) -> f64 {
 }
 
 impl Comparison {
-    /// A line for each slow machine: "node07: gemm f32 is 71 % of the median (291 of 410 GFLOP/s)".
+    /// A line for each slow machine: "node07: gemm f32 is 71 % of the median, 410 GFLOP/s".
     pub(super) fn lines(&self) -> impl Iterator<Item = String> {
         self.slow.iter().map(|(host, share)| {
             let Comparison { check, name, unit, median, .. } = self;
-            format!("{host}: {check} {name} is {:.0} % of the median, {median:.3} {unit}", 100.0 * share)
+            format!(
+                "{host}: {check} {name} is {:.0} % of the median, {} {unit}",
+                100.0 * share,
+                figure(*median)
+            )
         })
     }
 }
@@ -156,7 +161,7 @@ mod tests {
         assert_eq!((comparison.median, comparison.verdict), (98.0, Verdict::Warn));
         assert_eq!(slow(&found), [("b".to_owned(), vec!["gemm f32 71 %".to_owned()])]);
         let line = comparison.lines().next().unwrap();
-        assert_eq!(line, "b: gemm f32 is 71 % of the median, 98.000 GFLOP/s");
+        assert_eq!(line, "b: gemm f32 is 71 % of the median, 98 GFLOP/s");
     }
 
     #[test]

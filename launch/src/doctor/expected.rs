@@ -4,6 +4,7 @@ use tisserand_runtime::plan::machine::Machine;
 
 use super::compare::{WARN_BELOW, verdict};
 use super::finding::{Finding, Value, Verdict};
+use super::text::figure;
 
 /// Judges a figure that the profile knows by its share of what the profile says is reached.
 pub(super) fn judge(machine: &Machine, finding: &mut Finding) {
@@ -12,9 +13,10 @@ pub(super) fn judge(machine: &Machine, finding: &mut Finding) {
     if share < WARN_BELOW && finding.verdict == Verdict::Ok {
         finding.verdict = verdict(share);
         finding.advice = format!(
-            "{:.0} % of the {due:.3} {} that profile {} expects; hint: other jobs on the node or its network, clocks, a \
+            "{:.0} % of the {} {} that profile {} expects; hint: other jobs on the node or its network, clocks, a \
              wrong profile",
             100.0 * share,
+            figure(due),
             finding.unit,
             machine.name
         );

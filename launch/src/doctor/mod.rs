@@ -58,8 +58,8 @@ pub fn terms(folder: &Path) -> Result<Config> {
     const RUN_FILE: &str = r#"
         config_version = 1
         run = { name = "doctor", collective_timeout_s = 60 }
-        model = { vocab_size = 256, hidden_size = 16, intermediate_size = 32, num_layers = 1, num_heads = 1 }
-        data.prepare = { text = ["-"], vocab_size = 256 }
+        model = { vocab_size = 300, hidden_size = 16, intermediate_size = 32, num_layers = 1, num_heads = 1 }
+        data.prepare = { text = ["-"], vocab_size = 300 }
         training = { seq_len = 16, global_batch = 1, steps = 1 }
         optimizer = { lr = 1e-3 }
     "#;
@@ -224,4 +224,15 @@ fn libraries(is_gpu: bool, adapters: &[fabric::Adapter], hosts: usize) -> Vec<Fi
     }
     let _ = (is_gpu, adapters, hosts);
     Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_meet_in_the_folder_of_the_check() {
+        let folder = Path::new("/scratch/a \"quoted\" folder");
+        assert_eq!(terms(folder).unwrap().run.dir, folder);
+    }
 }

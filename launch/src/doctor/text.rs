@@ -95,7 +95,7 @@ fn spread(mut numbers: Vec<(f64, &str)>, unit: &str, with_hosts: bool) -> String
 }
 
 /// Three digits, or all of a whole number.
-pub(crate) fn figure(number: f64) -> String {
+pub(super) fn figure(number: f64) -> String {
     match number.abs() {
         _ if number.fract() == 0.0 => format!("{number}"),
         size if size >= 100.0 => format!("{number:.0}"),
@@ -188,7 +188,7 @@ mod tests {
             format!("tisserand {} doctor: 3 ranks on 3 hosts, 12.3 s", env!("CARGO_PKG_VERSION")),
             "ok    host         cpu                              EPYC".into(),
             "ok    gemm         f32                              400 GFLOP/s (284 on node03 to 410 on node02)".into(),
-            "      warn node03: gemm f32 is 71 % of the median, 400.000 GFLOP/s".into(),
+            "      warn node03: gemm f32 is 71 % of the median, 400 GFLOP/s".into(),
             "slow: node03 (gemm f32 71 %)".into(),
             "      hint: sbatch --exclude=node03".into(),
             "0 failures, 1 warning".into(),

@@ -1,5 +1,5 @@
-//! The file system of `--dir`: what it is, how fast it takes bytes and files, and whether it keeps the promises that run
-//! folders rest on.
+//! The file system of `--dir`: what it is, how fast it takes bytes and files, and whether it keeps the promises that
+//! run folders rest on.
 //!
 //! - here: the folder of the check, what file system it is on, how much is free;
 //! - `rates`: sequential writes with fsync; files made, looked at and removed;
@@ -25,7 +25,7 @@ const CHECK: &str = "file_system";
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Makes `DIR/.tisserand-doctor-<job>`. `dir` must be there.
+    /// Makes `DIR/.tisserand-doctor-<job>-<user>`. `dir` must be there.
     ///
     /// # Errors
     /// Input: no such folder, or one that may not be written.
@@ -47,7 +47,8 @@ impl Scratch {
     /// Where all ranks look for it.
     pub fn place(dir: &Path, job_id: &str) -> PathBuf {
         let clean = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
-        dir.join(format!(".tisserand-doctor-{}", job_id.chars().map(clean).collect::<String>()))
+        let (job, user) = (job_id.chars().map(clean).collect::<String>(), nix::unistd::getuid());
+        dir.join(format!(".tisserand-doctor-{job}-{user}"))
     }
 }
 
