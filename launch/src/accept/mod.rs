@@ -13,6 +13,7 @@ mod run_file;
 mod training;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tisserand_collectives::{ControlPlane, Mesh};
 use tisserand_kernels::Device;
@@ -40,7 +41,7 @@ pub struct Options {
 /// A failure of any rank: what a stage proves to be wrong is no error, but a stage that failed.
 pub fn on_ranks(
     place: Place,
-    control: &std::sync::Arc<dyn ControlPlane>,
+    control: &Arc<dyn ControlPlane>,
     options: &Options,
     record: Option<&Record>,
 ) -> Result<()> {
@@ -55,7 +56,7 @@ pub fn on_ranks(
 }
 
 struct Stages<'a> {
-    control: &'a std::sync::Arc<dyn ControlPlane>,
+    control: &'a Arc<dyn ControlPlane>,
     options: &'a Options,
     record: Option<&'a Record>,
     examination: Examination<'a>,

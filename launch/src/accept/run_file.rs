@@ -9,8 +9,8 @@ use tisserand_runtime::{Error, Result};
 
 const DOCUMENTS: u64 = 80;
 
-/// The run file. `{text}` is a pattern of files, `{ranks}` how many ranks share the batch: two micro-steps each, so that
-/// gradients are added over time as well as over ranks.
+/// The run file of a run in `folder`. Each of `ranks` has two micro-steps, so that gradients are added over time as well
+/// as over ranks.
 pub(super) fn text(folder: &Path, ranks: usize, steps: u64) -> Result<String> {
     let quoted = |path: &Path| {
         serde_json::to_string(&path.display().to_string())

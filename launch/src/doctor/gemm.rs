@@ -1,7 +1,7 @@
 //! How fast a device multiplies matrices, by our own kernels.
 
-use tisserand_kernels::ops::gemm;
 use tisserand_kernels::ops::philox::{self, GlobalIndex, NormalParams};
+use tisserand_kernels::ops::{elementwise, gemm};
 use tisserand_kernels::{Block, Class, Context, DType, Device, DryRun};
 use tisserand_runtime::Result;
 
@@ -29,8 +29,11 @@ impl<D: Device> Product<D> {
     fn fill(&mut self) -> Result<()> {
         let index = GlobalIndex::contiguous(0);
         let normal = NormalParams { seed: 1, tensor_key: 1, index, std: 0.02, mean: 0.0 };
+        let len = self.n * self.n;
+        let mut noise = self.ctx.arena.block(Class::Workspace, DType::F32, len)?;
+        philox::normal(&self.ctx, &normal, noise.view_mut([len]))?;
         for block in [&mut self.x, &mut self.weight] {
-            philox::normal(&self.ctx, &normal, block.view_mut([self.n * self.n]))?;
+            elementwise::cast(&self.ctx, noise.view([len]), block.view_mut([len]))?;
         }
         Ok(())
     }
@@ -45,6 +48,7 @@ impl<D: Device> Product<D> {
 /// FLOP/s of products of `n` × `n` matrices, `batch` of them queued at a time.
 fn flop_per_s<D: Device>(device: &D, dtype: DType, n: usize, batch: usize, seconds: f64) -> Result<f64> {
     let mut dry = Product::new(DryRun::new(device.caps()), dtype, n, DryRun::CAPACITY_BYTES)?;
+    dry.fill()?;
     dry.run()?;
     let mut product = Product::new(device.clone(), dtype, n, dry.ctx.arena.high_water_bytes())?;
     product.fill()?;

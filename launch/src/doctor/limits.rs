@@ -7,6 +7,8 @@ const CHECK: &str = "limits";
 /// Sockets and files of a rank beside the connections of rank 0.
 const OWN_FILES: f64 = 256.0;
 
+const MIB: f64 = (1_u64 << 20) as f64;
+
 /// `ranks` of the run: rank 0 has a connection to each. `has_fabric`: the network wants memory locked.
 pub(super) fn check(ranks: usize, has_fabric: bool) -> Vec<Finding> {
     let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
@@ -19,9 +21,10 @@ fn judge(text: &str, ranks: usize, has_fabric: bool) -> Vec<Finding> {
         let soft = line.split_whitespace().next()?;
         Some(if soft == "unlimited" { f64::INFINITY } else { soft.parse().ok()? })
     };
-    let shown = |name: &str, limit: f64, unit: &str| match limit.is_finite() {
-        true => Finding::number(CHECK, name, limit, unit),
-        false => Finding::text(CHECK, name, "unlimited"),
+    let shown = |name: &str, limit: f64, unit: &str| match (limit.is_finite(), unit) {
+        (false, _) => Finding::text(CHECK, name, "unlimited"),
+        (true, "MiB") => Finding::number(CHECK, name, limit / MIB, unit),
+        (true, _) => Finding::number(CHECK, name, limit, unit),
     };
     let mut findings = Vec::new();
     if let Some(files) = limit("Max open files") {
@@ -32,14 +35,14 @@ fn judge(text: &str, ranks: usize, has_fabric: bool) -> Vec<Finding> {
         findings.push(if files < needed { finding.fail(advice) } else { finding });
     }
     if let Some(locked) = limit("Max locked memory") {
-        let finding = shown("locked memory", locked, "bytes");
+        let finding = shown("locked memory", locked, "MiB");
         let advice = "the network registers memory, which counts as locked; hint: ulimit -l unlimited in the job script, \
                       or ask the site";
         findings.push(if has_fabric && locked.is_finite() { finding.warn(advice) } else { finding });
     }
-    findings.extend(limit("Max stack size").map(|stack| shown("stack", stack, "bytes")));
+    findings.extend(limit("Max stack size").map(|stack| shown("stack", stack, "MiB")));
     if let Some(size) = limit("Max file size") {
-        let finding = shown("file size", size, "bytes");
+        let finding = shown("file size", size, "MiB");
         let advice = "checkpoints have files of many GiB; hint: ulimit -f unlimited";
         findings.push(if size.is_finite() { finding.warn(advice) } else { finding });
     }

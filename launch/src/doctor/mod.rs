@@ -123,6 +123,7 @@ pub struct Examination<'a> {
     hosts: Hosts,
     adapters: Vec<fabric::Adapter>,
     gpu_free_bytes: usize,
+    between_processes: bool,
     findings: Vec<Finding>,
     began: Instant,
 }
@@ -142,8 +143,18 @@ impl<'a> Examination<'a> {
         findings.extend(variables::check(&env::variable));
         findings.push(fabric::check(&adapters));
         findings.extend(clock::check(control, &hosts)?);
-        let mut examination =
-            Examination { control, options, hosts, adapters, gpu_free_bytes: 0, findings, began };
+        let between_processes = place.link.is_of_processes();
+        let gpu_free_bytes = 0;
+        let mut examination = Examination {
+            control,
+            options,
+            hosts,
+            adapters,
+            gpu_free_bytes,
+            between_processes,
+            findings,
+            began,
+        };
         examination.processor(place.cores)?;
         Ok(examination)
     }
@@ -192,7 +203,9 @@ impl<'a> Examination<'a> {
         if control.world_size() > 1 {
             let seconds = share::ALL_REDUCE * seconds;
             self.findings.extend(all_reduce::check(*control, hosts, device, world, seconds, trust)?);
-            self.findings.extend(libraries(is_gpu, &self.adapters, hosts.len()));
+            if self.between_processes {
+                self.findings.extend(libraries(is_gpu, &self.adapters, hosts.len()));
+            }
         }
         Ok(())
     }
@@ -212,7 +225,7 @@ impl<'a> Examination<'a> {
     }
 }
 
-/// What the library says that has moved the bytes, if there is one between processes.
+/// What the library says that has moved the bytes between processes.
 fn libraries(is_gpu: bool, adapters: &[fabric::Adapter], hosts: usize) -> Vec<Finding> {
     #[cfg(feature = "nccl")]
     if is_gpu && let Some(version) = device::nccl_version() {

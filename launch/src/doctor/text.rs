@@ -1,5 +1,6 @@
 //! The report for people: a row for each thing that was looked at, machines that agree in one.
 
+use super::compare::Comparison;
 use super::finding::{Finding, Value, Verdict};
 use super::report::{Report, Slow};
 
@@ -13,19 +14,19 @@ pub fn lines(report: &Report) -> Vec<String> {
     let hosts_named = if hosts.len() == 1 { hosts[0].clone() } else { plural(hosts.len(), "host") };
     let mut lines =
         vec![format!("tisserand {tisserand} doctor: {ranks_on} on {hosts_named}, {seconds:.1} s")];
+    let mut verdicts = Vec::new();
     for (check, name) in rows(report) {
         let cells = cells(report, check, name);
-        let worst = cells.iter().map(|(_, finding)| finding.verdict).max().unwrap_or_default();
+        let same = report.comparisons.iter().find(|c| (c.check.as_str(), c.name.as_str()) == (check, name));
+        let all = cells.iter().map(|(_, finding)| finding.verdict).chain(same.map(|same| same.verdict));
+        let worst = all.max().unwrap_or_default();
+        verdicts.push(worst);
         let value = value(&cells, hosts.len() > 1);
         lines.push(format!("{:<5} {check:<12} {name:<32} {value}", worst.word()));
         lines.extend(advice(&cells, hosts.len() > 1));
-        let same = report.comparisons.iter().filter(|c| (c.check.as_str(), c.name.as_str()) == (check, name));
-        for comparison in same.filter(|comparison| comparison.verdict > Verdict::Ok) {
-            let word = comparison.verdict.word();
-            lines.extend(comparison.lines().map(|line| format!("      {word} {line}")));
-        }
+        lines.extend(same.into_iter().flat_map(Comparison::lines).map(|line| format!("      {line}")));
     }
-    lines.extend(end(report));
+    lines.extend(end(report, &verdicts));
     lines
 }
 
@@ -134,10 +135,9 @@ fn names(hosts: &[&str]) -> String {
     if more > 0 { format!("{named} and {more} more") } else { named }
 }
 
-fn end(report: &Report) -> Vec<String> {
-    let all = report.ranks.iter().flat_map(|rank| &rank.findings).map(|finding| finding.verdict);
-    let all = all.chain(report.comparisons.iter().map(|comparison| comparison.verdict));
-    let count = |verdict| all.clone().filter(|found| *found == verdict).count();
+/// Slow machines, and how many rows are not as they should be.
+fn end(report: &Report, verdicts: &[Verdict]) -> Vec<String> {
+    let count = |verdict| verdicts.iter().filter(|found| **found == verdict).count();
     let (fails, warns) = (count(Verdict::Fail), count(Verdict::Warn));
     let mut lines = Vec::new();
     if report.hosts.len() > 1 {
@@ -187,8 +187,8 @@ mod tests {
         let expected = [
             format!("tisserand {} doctor: 3 ranks on 3 hosts, 12.3 s", env!("CARGO_PKG_VERSION")),
             "ok    host         cpu                              EPYC".into(),
-            "ok    gemm         f32                              400 GFLOP/s (284 on node03 to 410 on node02)".into(),
-            "      warn node03: gemm f32 is 71 % of the median, 400 GFLOP/s".into(),
+            "warn  gemm         f32                              400 GFLOP/s (284 on node03 to 410 on node02)".into(),
+            "      node03: gemm f32 is 71 % of the median, 400 GFLOP/s".into(),
             "slow: node03 (gemm f32 71 %)".into(),
             "      hint: sbatch --exclude=node03".into(),
             "0 failures, 1 warning".into(),
