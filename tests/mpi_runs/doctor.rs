@@ -71,3 +71,19 @@ fn processes_of_two_hosts_are_compared() {
     assert!(names(second, "clock").contains(&"ahead of rank 0".to_owned()), "{second}");
     assert!(names(second, "all_reduce").contains(&"across nodes, 64 MiB, bus".to_owned()), "{second}");
 }
+
+/// Also that the runs which it kills are nobody's rank, though mpirun has told their parent that it is one.
+#[test]
+fn accept_trains_over_mpi_and_kills_runs_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("accept.json");
+    let mut program = Command::new(env!("CARGO_BIN_EXE_tisserand"));
+    program.args(["accept", "--dir"]).arg(dir.path()).arg("--out").arg(&out);
+    let output = under_mpirun(2, &program).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+    let result: Value = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();
+    let passed = result["stages"].as_array().unwrap().iter().filter(|stage| stage["passed"] == true).count();
+    assert_eq!((passed, &result["verdict"]), (5, &"passed".into()), "{result}");
+    let step = &result["stages"][2]["figures"]["step"]["dp_shard"];
+    assert!(step["reduce_scatter"]["payload_bytes"].as_u64().unwrap() > 0, "{step}");
+}
