@@ -44,12 +44,13 @@ pub fn program() -> std::io::Result<std::path::PathBuf> {
 }
 
 /// Names of the variables by which launchers tell a process its rank, as far as they are set.
-pub fn of_launchers() -> impl Iterator<Item = std::ffi::OsString> {
+pub fn of_launchers() -> impl Iterator<Item = String> {
     const PREFIXES: [&str; 8] =
         ["SLURM_", "OMPI_", "PMI_", "PMIX_", "MPI_LOCAL", "MASTER_", "LOCAL_RANK", "LOCAL_WORLD_SIZE"];
-    let tells =
-        |name: &str| ["RANK", "WORLD_SIZE"].contains(&name) || PREFIXES.iter().any(|p| name.starts_with(p));
-    std::env::vars_os().map(|(name, _)| name).filter(move |name| name.to_str().is_some_and(tells))
+    names().filter(|name| {
+        ["RANK", "WORLD_SIZE"].contains(&name.as_str())
+            || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    })
 }
 
 /// The job's name in the run folder: Slurm's id, or "local".

@@ -40,12 +40,8 @@ pub(super) fn run<D: Device>(
 ) -> Result<Vec<Stage>> {
     let begun = Instant::now();
     let seen = Observed::default();
-    let options = TrainOptions {
-        quiet: true,
-        job_id: env::job_id(),
-        process: env::process(),
-        ..TrainOptions::default()
-    };
+    let options =
+        TrainOptions { quiet: true, job: env::job()?, process: env::process(), ..TrainOptions::default() };
     let choice = audited(reached.into_choice(), &seen);
     train::train(config.clone(), options, choice, Arc::clone(control), StopFlag::new())?;
     let seconds = begun.elapsed().as_secs_f64();
@@ -75,7 +71,7 @@ fn audited(choice: DeviceChoice, seen: &Observed) -> DeviceChoice {
 fn steps(metrics: &Path) -> Result<Vec<StepRecord>> {
     let text = fs::read_to_string(metrics).map_err(|error| io_error("read", metrics, &error))?;
     let records = text.lines().filter_map(|line| match serde_json::from_str(line) {
-        Ok(Record::Step(step)) => Some(step),
+        Ok(Record::Step(step)) => Some(*step),
         _ => None,
     });
     Ok(records.collect())

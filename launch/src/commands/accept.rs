@@ -7,6 +7,7 @@ use crate::accept::record::Record;
 use crate::accept::{self, Options};
 use crate::doctor;
 use crate::doctor::file_system::Scratch;
+use crate::node::Node;
 use crate::ranks::Ranks;
 use crate::world::{self, Agree, World};
 use crate::{cli, env};
@@ -34,12 +35,13 @@ fn accept(arguments: &cli::Accept, ranks: &Ranks, world: World) -> Result<u8> {
     let (size, job) = (world.size(ranks), format!("accept-{}", env::job_id()));
     let folder = Scratch::place(&arguments.dir, &job);
     let lead = (ranks.rank == 0).then(|| Lead::new(arguments, &job, size)).transpose()?;
+    let mut node = Node::of(ranks);
     let options = Options {
-        config: accept::config(&folder, size)?,
+        config: node.config(|| accept::config(&folder, size))?,
         doctor: doctor::Options { folder: folder.clone(), seconds: DOCTOR_S, machine: None },
         folder,
     };
-    let made = world.run(ranks, &options.config, |place, control| {
+    let made = world.run(ranks, &mut node, &options.config, |place, control| {
         let record = lead.as_ref().filter(|_| control.rank() == 0).map(|lead| &lead.record);
         accept::on_ranks(place, &control, &options, record)
     });

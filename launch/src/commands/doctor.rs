@@ -6,6 +6,7 @@ use tisserand_runtime::{Error, Result};
 use super::{DONE, FAILED};
 use crate::doctor::file_system::Scratch;
 use crate::doctor::{self, Options, Report, Verdict, text};
+use crate::node::Node;
 use crate::ranks::Ranks;
 use crate::world::{self, Agree, World};
 use crate::{cli, env, output};
@@ -28,9 +29,11 @@ fn examine(arguments: &cli::Doctor, ranks: &Ranks, world: World) -> Result<u8> {
     let folder = Scratch::place(&arguments.dir, &env::job_id());
     let scratch = (ranks.rank == 0).then(|| Scratch::make(&arguments.dir, &env::job_id())).transpose()?;
     let options = Options { folder, seconds: arguments.seconds as f64, machine };
-    let config = doctor::terms(&options.folder)?;
-    let report =
-        world.run(ranks, &config, |place, control| doctor::examine(place, control.as_ref(), &options))?;
+    let mut node = Node::of(ranks);
+    let config = node.config(|| doctor::terms(&options.folder))?;
+    let report = world.run(ranks, &mut node, &config, |place, control| {
+        doctor::examine(place, control.as_ref(), &options)
+    })?;
     drop(scratch);
     report.map_or(Ok(DONE), |report| tell(&report, arguments))
 }

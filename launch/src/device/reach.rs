@@ -5,6 +5,7 @@ use tisserand_collectives::{Axes, Mesh, Progress, Workspace};
 use tisserand_kernels::{Context, Device};
 use tisserand_runtime::Result;
 use tisserand_runtime::engine::Engine;
+use tisserand_runtime::run::GpuRow;
 use tisserand_runtime::step::Executor;
 use tisserand_runtime::train::DeviceChoice;
 
@@ -23,6 +24,8 @@ pub struct Reached<D: Device> {
     pub workspace: Workspace,
     /// To be called once all ranks have called the same in the same order.
     pub trust: Box<dyn FnOnce() + Send>,
+    /// Which GPU it is, if it is one.
+    pub gpu: Option<GpuRow>,
     /// Place among the ranks of its machine.
     pub local_rank: usize,
     /// Where the rank notes what it does.
@@ -32,13 +35,13 @@ pub struct Reached<D: Device> {
 impl<D: Device> Reached<D> {
     /// For a training on the mesh that the axes are of.
     pub fn into_choice(self) -> DeviceChoice {
-        let Reached { device, description, axes, workspace, trust, local_rank, progress } = self;
+        let Reached { device, description, gpu, axes, workspace, trust, local_rank, progress } = self;
         let caps = device.caps();
         let make = Box::new(move |model, step, arena_bytes| {
             let ctx = Context::new(device, arena_bytes)?;
             Ok(Box::new(Executor::new(ctx, model, step, axes, progress)?) as Box<dyn Engine>)
         });
-        DeviceChoice { caps, description, local_rank, workspace, make, after_first_step: trust }
+        DeviceChoice { caps, description, local_rank, gpu, workspace, make, after_first_step: trust }
     }
 }
 
@@ -73,6 +76,8 @@ pub struct OpenGpu {
     device: super::gpu::Gpu,
     #[cfg(feature = "cuda")]
     description: String,
+    #[cfg(feature = "cuda")]
+    row: Option<GpuRow>,
     facts: GpuFacts,
 }
 
@@ -87,7 +92,7 @@ impl OpenGpu {
 #[cfg(feature = "cuda")]
 pub fn open_gpu(place: &Place) -> Option<Result<OpenGpu>> {
     let open = || {
-        let (device, description) = super::gpu::open(place)?;
+        let (device, description, row) = super::gpu::open(place)?;
         let gpu = device.driver().gpu();
         let facts = GpuFacts {
             name: gpu.name.clone(),
@@ -95,7 +100,7 @@ pub fn open_gpu(place: &Place) -> Option<Result<OpenGpu>> {
             memory_bytes: gpu.memory_bytes,
             free_bytes: device.driver().free_bytes()?,
         };
-        Ok(OpenGpu { device, description, facts })
+        Ok(OpenGpu { device, description, row, facts })
     };
     Some(open())
 }
@@ -136,19 +141,20 @@ pub fn nccl_version() -> Option<String> {
 /// Those of the device, of the communicators and of the work.
 pub fn reach<W: OnDevice>(place: Place, gpu: Option<OpenGpu>, mesh: Mesh, work: W) -> Result<W::Output> {
     #[cfg(feature = "cuda")]
-    if let Some(OpenGpu { device, description, .. }) = gpu {
-        return on(device, description, place, mesh, work);
+    if let Some(OpenGpu { device, description, row, .. }) = gpu {
+        return on(device, description, row, place, mesh, work);
     }
     // In a build without CUDA nobody can have made one.
     drop(gpu);
     let device = cpu(0, &place)?;
     let description = format!("{} CPU threads", device.num_threads());
-    on(device, description, place, mesh, work)
+    on(device, description, None, place, mesh, work)
 }
 
 fn on<D: Linked, W: OnDevice>(
     device: D,
     description: String,
+    gpu: Option<GpuRow>,
     place: Place,
     mesh: Mesh,
     work: W,
@@ -156,5 +162,5 @@ fn on<D: Linked, W: OnDevice>(
     let Place { local_rank, link, progress, .. } = place;
     let (workspace, trust) = (D::workspace(&link), link.trust());
     let axes = device.axes(link, mesh, 1, &progress)?;
-    work.run(Reached { device, description, axes, workspace, trust, local_rank, progress })
+    work.run(Reached { device, description, gpu, axes, workspace, trust, local_rank, progress })
 }
