@@ -1,6 +1,7 @@
 //! The vocabulary of commands. The doc comments are the `--help` texts.
 
 pub mod bench;
+mod doctor;
 mod submit;
 
 use std::ffi::OsString;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use bench::Bench;
+pub use doctor::{Accept, Doctor};
 pub use submit::Submit;
 
 /// Trains language models: one binary from laptop to supercomputer.
@@ -67,6 +69,10 @@ pub enum Command {
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
+    /// Say whether the machines of this allocation are what a run needs, and which one is slow
+    Doctor(Doctor),
+    /// Prove on this machine that training works: doctor, traffic, kill and resume, 200 steps
+    Accept(Accept),
 }
 
 /// `train`

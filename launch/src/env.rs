@@ -18,6 +18,41 @@ pub fn slurm_job() -> Option<String> {
     variable("SLURM_JOB_ID")
 }
 
+/// Starts this program again as the same process, with these variables besides; returns if all of them are set.
+///
+/// # Errors
+/// A fault: the program cannot be started.
+#[cfg(feature = "nccl")]
+pub fn start_again_with(variables: &[(&str, String)]) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    if variables.iter().all(|(name, _)| variable(name).is_some()) {
+        return Ok(());
+    }
+    let cannot = |error: std::io::Error| Error::fault(format!("cannot start this program again: {error}"));
+    let program = program().map_err(cannot)?;
+    let mut again = std::process::Command::new(program);
+    again.args(std::env::args_os().skip(1)).envs(variables.iter().map(|(name, value)| (name, value)));
+    Err(cannot(again.exec()))
+}
+
+/// This program's file.
+///
+/// # Errors
+/// The system does not tell.
+pub fn program() -> std::io::Result<std::path::PathBuf> {
+    std::env::current_exe()
+}
+
+/// Names of the variables by which launchers tell a process its rank, as far as they are set.
+pub fn of_launchers() -> impl Iterator<Item = String> {
+    const PREFIXES: [&str; 8] =
+        ["SLURM_", "OMPI_", "PMI_", "PMIX_", "MPI_LOCAL", "MASTER_", "LOCAL_RANK", "LOCAL_WORLD_SIZE"];
+    names().filter(|name| {
+        ["RANK", "WORLD_SIZE"].contains(&name.as_str())
+            || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    })
+}
+
 /// The job's name in the run folder: Slurm's id, or "local".
 pub fn job_id() -> String {
     slurm_job().unwrap_or_else(|| JobFacts::default().id)

@@ -4,6 +4,7 @@
 //! - [`commands`]: one file per command.
 //! - [`world`]: the ranks of a run; `processes`: ranks that are processes, behind the features `mpi` and `nccl`.
 //! - [`device`]: the one `match` that chooses a device; [`placement`]: the table of ranks, and what it must not show.
+//! - [`doctor`]: checks of the machines; [`accept`]: checks of the program on them.
 //! - [`mod@env`]: the only place that reads the environment; [`signals`]: the only one that handles signals.
 //! - [`local`]: ranks that `launch` starts on this machine.
 //! - [`node`]: what the first rank of a machine reads for the others of it.
@@ -11,9 +12,11 @@
 //! - [`scaling`]: what `bench scaling` measures and prints; [`plot`]: its figures.
 //! - [`slurm`]: job scripts, and what each machine wants in them; when a job ends.
 
+pub mod accept;
 pub mod cli;
 pub mod commands;
 pub mod device;
+pub mod doctor;
 pub mod env;
 pub mod hostlist;
 pub mod local;

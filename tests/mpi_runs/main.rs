@@ -3,9 +3,11 @@
 //! MPIRUN names another mpirun than the one on PATH. What is said of its behaviour holds for Open MPI 4.1.
 //! - `bits`: what ranks compute. `death`: ranks that are killed or stopped. `panics`: ranks that fail by themselves.
 //!   `refusals`: what does not start. `launched`: mpirun below `tisserand launch`. `metadata`: what a start looks at.
+//!   `doctor`: what is said of the machines.
 
 mod bits;
 mod death;
+mod doctor;
 mod launched;
 mod metadata;
 mod panics;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tisserand_collectives::control::Combine;
 use tisserand_collectives::{Channel, ControlPlane};
+use tisserand_launch::node::Node;
 use tisserand_launch::processes;
 use tisserand_launch::ranks::Ranks;
 use tisserand_launch::world::{self, Agree};
@@ -29,8 +30,9 @@ fn a_rank_of_this_program() {
     let rounds: u64 = std::env::var("NETWORK_ROUNDS").unwrap().parse().unwrap();
     let timeout = format!("run.collective_timeout_s={}", std::env::var("NETWORK_TIMEOUT_S").unwrap());
     let ranks = Ranks::discover(&|name| std::env::var(name).ok()).unwrap();
-    let config = Config::load(Path::new(&file), &[timeout], None, &|_| None).unwrap();
-    let result = processes::join(&ranks, &config, |place, control: Arc<dyn ControlPlane>| {
+    let mut node = Node::of(&ranks);
+    let config = node.config(|| Config::load(Path::new(&file), &[timeout], None, &|_| None)).unwrap();
+    let result = processes::join(&ranks, &mut node, &config, |place, control: Arc<dyn ControlPlane>| {
         if ranks.rank == 0 {
             place.notices.iter().for_each(|notice| eprintln!("notice: {notice}"));
         }

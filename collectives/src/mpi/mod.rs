@@ -60,6 +60,13 @@ pub use ffi::library;
 
 use crate::Call;
 
+/// What the library calls itself, in one line: name and version. May be asked for at any time.
+#[cfg(feature = "mpi")]
+pub fn library_version() -> Option<String> {
+    let text = mpi::environment::library_version().ok()?;
+    Some(text.trim_end_matches('\0').lines().next().unwrap_or_default().trim().to_owned())
+}
+
 /// Elements of the block of [`Class::Communication`](tisserand_kernels::Class::Communication) that `start`
 /// takes, of the dtype of the call's block, and `wait` gives back: the slices of the other ranks that are
 /// reduced. The same at every rank, and known without MPI, so that a dry run takes it too.

@@ -1,9 +1,11 @@
 //! One file per command. Each returns the exit code.
 
+mod accept;
 mod bench;
 mod checkpoint;
 mod config;
 mod data;
+mod doctor;
 mod eval;
 mod generate;
 mod launch;
@@ -41,6 +43,8 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Checkpoint(command) => checkpoint::run(command),
         Command::Config(command) => config::run(command),
         Command::Bench(command) => bench::run(&command),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Accept(arguments) => accept::run(&arguments),
     }
 }
 

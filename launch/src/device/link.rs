@@ -24,6 +24,11 @@ pub enum Link {
 }
 
 impl Link {
+    /// Whether a library carries bytes from process to process.
+    pub fn is_of_processes(&self) -> bool {
+        !matches!(self, Link::Alone | Link::Threads(_))
+    }
+
     /// What is to be done after the first step.
     pub(super) fn trust(&self) -> Box<dyn FnOnce() + Send> {
         match self {

@@ -1,12 +1,14 @@
 //! The one place where a device is chosen.
 //!
 //! - here: a rank's place, and the device that its run file names; `gpu`: which GPU that is;
-//! - `link`: how the rank reaches the others; [`bandwidth`]: how fast.
+//! - `link`: how the rank reaches the others; [`bandwidth`]: how fast;
+//! - `reach`: work on any device, for checks of a machine.
 
 pub mod bandwidth;
 #[cfg(feature = "gpu")]
 mod gpu;
 mod link;
+mod reach;
 
 use tisserand_collectives::nccl::Sums;
 use tisserand_collectives::{Progress, Workspace};
@@ -32,6 +34,9 @@ use tisserand_runtime::train::DeviceChoice;
 
 use link::Linked;
 pub use link::{Link, ThreadSeats};
+#[cfg(feature = "nccl")]
+pub use reach::nccl_version;
+pub use reach::{GpuFacts, OnDevice, OpenGpu, Reached, open_gpu, reach, unreachable};
 
 /// A rank's place in the run.
 pub struct Place {

@@ -7,11 +7,13 @@
 //! - here: bytes, FLOPs and traffic, which are exact; [`storage`]: what checkpoints take;
 //! - [`timeline`]: the same step with its ops and collectives in order;
 //! - [`machine`]: what a profile says of GPUs and links; [`estimate`]: how long a timeline takes there;
+//! - [`formulas`]: the same traffic in closed form, which the program is held to;
 //! - [`search`]: which mesh, micro-batch and recomputation take the shortest time.
 //!
 //! `docs/planner.md` states the model and compares it with published runs.
 
 pub mod estimate;
+pub mod formulas;
 pub mod machine;
 pub mod search;
 pub mod storage;

@@ -34,7 +34,7 @@ use kernels::{Arguments, Kernels};
 pub use memory::CudaMemory;
 pub use moments::CudaMoment;
 use moments::Times;
-pub use probe::{Gpu, probe};
+pub use probe::{Gpu, driver_cuda_version, probe};
 use staging::Staging;
 use stream::{Event, Stream};
 
@@ -79,6 +79,18 @@ impl Cudarc {
     /// What GPU it is.
     pub fn gpu(&self) -> &Gpu {
         self.context().gpu()
+    }
+
+    /// Bytes of its memory that nobody uses.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn free_bytes(&self) -> Result<usize> {
+        self.stream.enter()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the driver writes two lengths, of the GPU whose context `enter` has made the thread's.
+        check("cuMemGetInfo", unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) })?;
+        Ok(free)
     }
 
     fn on(context: &Arc<Context>, kernels: Arc<Kernels>, times: Arc<Times>) -> Result<Self> {

@@ -149,6 +149,14 @@ fn parse(version: &str) -> Version {
     Version(number(parts.next()), number(parts.next()))
 }
 
+/// The newest CUDA that the driver supports, as "12.4".
+///
+/// # Errors
+/// The driver's.
+pub fn driver_cuda_version() -> Result<String> {
+    driver_version().map(|version| version.to_string())
+}
+
 /// The newest CUDA that the driver supports.
 fn driver_version() -> Result<Version> {
     let mut version: c_int = 0;
