@@ -20,7 +20,7 @@ use tisserand_runtime::{Error, Result};
 use super::audited::{Audited, Observed, Seen};
 use super::record::Stage;
 use crate::device::Reached;
-use crate::env;
+use crate::{env, placement};
 
 /// Steps of the training.
 pub(super) const STEPS: u64 = 200;
@@ -40,9 +40,13 @@ pub(super) fn run<D: Device>(
 ) -> Result<Vec<Stage>> {
     let begun = Instant::now();
     let seen = Observed::default();
-    let options =
-        TrainOptions { quiet: true, job: env::job()?, process: env::process(), ..TrainOptions::default() };
     let choice = audited(reached.into_choice(), &seen);
+    let job = env::job()?;
+    // Ranks that share cores or a GPU prove as much, only later.
+    let placement = placement::settle(control.as_ref(), &choice, job.node.as_deref(), true)?;
+    let hosts = placement.map(|placement| placement.hosts).unwrap_or_default();
+    let options =
+        TrainOptions { quiet: true, job, process: env::process(), hosts, ..TrainOptions::default() };
     train::train(config.clone(), options, choice, Arc::clone(control), StopFlag::new())?;
     let seconds = begun.elapsed().as_secs_f64();
     let seen = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
