@@ -78,7 +78,7 @@ fn a_holder_elsewhere_that_beats_is_refused_at_its_next_beat() {
     leave(dir.path(), &elsewhere(), Duration::ZERO);
     let path = dir.path().join(FILE_NAME);
     let beat = |line: &str| {
-        assert!(line.contains("silent for 0"), "{line}");
+        assert!(line.contains("watching it for"), "{line}");
         File::options().write(true).open(&path).unwrap().set_modified(SystemTime::now()).unwrap();
     };
     let acquired = RunLock::acquire_with(dir.path(), &Access::umask(), "2", beat, FAST);
