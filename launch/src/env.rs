@@ -29,8 +29,7 @@ pub fn start_again_with(variables: &[(&str, String)]) -> Result<()> {
         return Ok(());
     }
     let cannot = |error: std::io::Error| Error::fault(format!("cannot start this program again: {error}"));
-    let program = program().map_err(cannot)?;
-    let mut again = std::process::Command::new(program);
+    let mut again = std::process::Command::new(program()?);
     again.args(std::env::args_os().skip(1)).envs(variables.iter().map(|(name, value)| (name, value)));
     Err(cannot(again.exec()))
 }
@@ -38,9 +37,9 @@ pub fn start_again_with(variables: &[(&str, String)]) -> Result<()> {
 /// This program's file.
 ///
 /// # Errors
-/// The system does not tell.
-pub fn program() -> std::io::Result<std::path::PathBuf> {
-    std::env::current_exe()
+/// A fault: the system does not tell.
+pub fn program() -> Result<std::path::PathBuf> {
+    std::env::current_exe().map_err(|error| Error::fault(format!("cannot find this program's file: {error}")))
 }
 
 /// Names of the variables by which launchers tell a process its rank, as far as they are set.

@@ -91,7 +91,7 @@ impl ChildRun {
             |error: &std::io::Error| Error::fault(format!("cannot start a run of this program: {error}"));
         let errors = self.errors();
         let errors = File::create(&errors).map_err(|error| io_error("write", &errors, &error))?;
-        let mut command = Command::new(env::program().map_err(|error| cannot(&error))?);
+        let mut command = Command::new(env::program()?);
         command.arg("train").arg(&self.file).arg("--quiet");
         command.args(["--ranks", &self.ranks.to_string(), "--set", "run.threads=1", "--set"]);
         command.arg(format!("run.dir={}", self.dir.display()));

@@ -27,7 +27,7 @@ pub(super) struct Started {
 /// # Errors
 /// A process cannot be started; those before it are ended.
 pub(super) fn processes(launch: &Launch, desk: &Path) -> Result<Vec<Started>> {
-    let program = this_program()?;
+    let program = env::program()?;
     let (size, port) = (launch.ranks.to_string(), free_port()?.to_string());
     let mut started = Vec::new();
     for rank in 0..launch.ranks {
@@ -54,7 +54,7 @@ pub(super) fn processes(launch: &Launch, desk: &Path) -> Result<Vec<Started>> {
 /// There is no mpirun.
 pub(super) fn mpirun(launch: &Launch, desk: &Path) -> Result<Vec<Started>> {
     let mut command = Command::new(env::variable("MPIRUN").unwrap_or_else(|| "mpirun".to_owned()));
-    command.args(["-n", &launch.ranks.to_string()]).arg(this_program()?).args(&launch.command);
+    command.args(["-n", &launch.ranks.to_string()]).arg(env::program()?).args(&launch.command);
     command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", free_port()?.to_string());
     for name in env::names().filter(|name| name.starts_with("SLURM_")) {
         if !KEPT_OF_SLURM.contains(&name.as_str()) {
@@ -91,10 +91,6 @@ pub(super) fn spawn(mut command: Command, who: Speaker, desk: &Path) -> Result<S
         _ => Error::fault(format!("cannot start {program}: {error}")),
     })?;
     Ok(Started { who, child })
-}
-
-fn this_program() -> Result<std::path::PathBuf> {
-    std::env::current_exe().map_err(|error| Error::fault(format!("cannot find this program's file: {error}")))
 }
 
 /// A port that was free a moment ago. Rank 0 says so if somebody else has taken it since.

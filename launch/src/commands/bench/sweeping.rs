@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
+use tisserand_runtime::Result;
 use tisserand_runtime::config::{Config, DeviceKind};
 use tisserand_runtime::log::units;
 use tisserand_runtime::plan::machine::Machine;
 use tisserand_runtime::train::measure::MeasuredData;
-use tisserand_runtime::{Error, Result};
 
 use super::scaling::notes;
 use crate::env;
@@ -39,8 +39,7 @@ impl Sweeping<'_> {
     ) -> Result<Report> {
         let Sweeping { sweep, store, .. } = self;
         let mut environment = self.environment()?;
-        let program = std::env::current_exe()
-            .map_err(|error| Error::fault(format!("cannot find this program's file: {error}")))?;
+        let program = env::program()?;
         let turns = sweep.turns();
         let mut records: Vec<(Turn, PointRecord)> = Vec::new();
         let mut failures = Vec::new();

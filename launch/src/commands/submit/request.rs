@@ -6,10 +6,10 @@ use tisserand_runtime::config::{Config, DeviceKind};
 use tisserand_runtime::{Error, Result};
 
 use super::limits::limits;
-use crate::cli;
 use crate::slurm::profile::{Profile, Restart};
 use crate::slurm::script::{Line, Then};
 use crate::slurm::walltime::Walltime;
+use crate::{cli, env};
 
 /// Seconds of warning where neither the profile nor the command line says.
 const LEAD_S: u64 = 300;
@@ -166,11 +166,7 @@ fn chain_name(run: &str, dir: &Path) -> String {
 }
 
 fn binary(arguments: &cli::Submit) -> Result<PathBuf> {
-    let Some(path) = &arguments.binary else {
-        return std::env::current_exe().map_err(|error| {
-            Error::fault(format!("cannot find this program: {error}; hint: --binary PATH"))
-        });
-    };
+    let Some(path) = &arguments.binary else { return env::program() };
     if !arguments.dry_run && !path.is_file() {
         return Err(Error::input(format!("--binary {}: no such file; hint: check the path", path.display())));
     }
