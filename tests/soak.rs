@@ -41,8 +41,12 @@ enum Fault {
     Kill,
     /// All at once, and what they were writing is torn.
     PowerCut,
-    /// SIGUSR1.
+    /// SIGUSR1 or SIGUSR2.
     Stop,
+    /// `RUN/stop`.
+    StopFile,
+    /// `RUN/save`: the run goes on.
+    SaveFile,
     /// SIGTERM, as at the end of a job.
     Terminate,
     /// SIGSTOP, and SIGCONT before the rank counts as dead: the run goes on.
@@ -51,8 +55,19 @@ enum Fault {
     FullDisk,
 }
 
-const FAULTS: [Fault; 6] =
-    [Fault::Kill, Fault::PowerCut, Fault::Stop, Fault::Terminate, Fault::Freeze, Fault::FullDisk];
+const FAULTS: [Fault; 8] = [
+    Fault::Kill,
+    Fault::PowerCut,
+    Fault::Stop,
+    Fault::StopFile,
+    Fault::SaveFile,
+    Fault::Terminate,
+    Fault::Freeze,
+    Fault::FullDisk,
+];
+
+/// After these the run goes on.
+const PASSING: [Fault; 3] = [Fault::SaveFile, Fault::Freeze, Fault::FullDisk];
 
 /// A number of the environment.
 fn knob(name: &str, default: u64) -> u64 {
@@ -72,6 +87,8 @@ fn random_faults_lose_nothing() {
         "training.steps=150",
         "checkpoint.every_steps=4",
         "eval.every_steps=40",
+        // Starts that end before their first step are what is wanted here.
+        "run.max_idle_starts=0",
     ]);
     whole.exits(0);
     let mut soak =
@@ -83,8 +100,8 @@ fn random_faults_lose_nothing() {
     }
     let took = began.elapsed().as_secs_f64();
     println!(
-        "seed {seed}: {} faults in {} starts of {runs} runs, {took:.0} s: {:?}; {} records did not fit; no checkpoint lost, no hang, \
-         no other bit",
+        "seed {seed}: {} faults in {} starts of {runs} runs, {took:.0} s: {:?}; {} records did not fit; no checkpoint \
+         lost, no hang, no other bit",
         soak.count(),
         soak.starts,
         soak.happened,
@@ -185,7 +202,7 @@ impl Soak {
                 continue;
             }
             *self.happened.entry(fault).or_default() += 1;
-            if ![Fault::Freeze, Fault::FullDisk].contains(&fault) {
+            if !PASSING.contains(&fault) {
                 return after_fault(fault, run, start);
             }
         }
@@ -205,7 +222,13 @@ impl Soak {
                 true
             }
             // Before the ranks have met, nobody listens to signals yet.
-            Fault::Stop => !pids.is_empty() && send(parent, Signal::SIGUSR1),
+            Fault::Stop => {
+                let signal = [Signal::SIGUSR1, Signal::SIGUSR2][self.random.below(2) as usize];
+                !pids.is_empty() && send(parent, signal)
+            }
+            // What lies there before a start looks for it is removed, and the run goes on.
+            Fault::StopFile => !pids.is_empty() && fs::write(run.dir().join("stop"), "").is_ok(),
+            Fault::SaveFile => !pids.is_empty() && fs::write(run.dir().join("save"), "").is_ok(),
             Fault::Terminate => !pids.is_empty() && send(parent, Signal::SIGTERM),
             Fault::Freeze => {
                 let Some(victim) = victim.filter(|victim| send(*victim, Signal::SIGSTOP)) else {
@@ -309,12 +332,12 @@ fn after_fault(fault: Fault, run: &Run, start: Start) -> Ended {
         return by_itself(run, output);
     }
     let is_allowed = |status: ExitStatus| match fault {
-        Fault::Stop => status.code() == Some(75),
+        Fault::Stop | Fault::StopFile => status.code() == Some(75),
         // mpirun ends the ranks and returns 1; while it does so already, it may also crash (4.1).
         Fault::Terminate if is_mpirun => status.code() != Some(75),
         Fault::Terminate => status.code() == Some(75),
         Fault::Kill | Fault::PowerCut => status.code() != Some(75),
-        Fault::Freeze | Fault::FullDisk => false,
+        Fault::SaveFile | Fault::Freeze | Fault::FullDisk => false,
     };
     assert!(is_allowed(output.status), "{fault:?}, mpirun {is_mpirun}: {}", errors(&output));
     if fault == Fault::PowerCut {
