@@ -100,16 +100,19 @@ fn seconds_per_token(step_s: f64, record: &PointRecord) -> f64 {
     step_s * record.ranks as f64 / record.tokens_per_step as f64
 }
 
+/// By pairs of one repeat, so that a machine that gets slower with time slows both of a pair. Repeats without a
+/// partner count only where there is no pair.
 fn efficiency(point: &Measured, base: &Measured) -> Option<Efficiency> {
-    let slowness = |of: &Measured| Some(seconds_per_token(steps(of)?.median, &of.repeats[0].1));
-    let value = slowness(base)? / slowness(point)?;
     let of_repeat = |(repeat, record): &(usize, PointRecord)| {
         let (_, base) = base.repeats.iter().find(|(of, _)| of == repeat)?;
         Some(seconds_per_token(median(base)?, base) / seconds_per_token(median(record)?, record))
     };
-    let repeats = Summary::of(point.repeats.iter().filter_map(of_repeat));
-    let (low, high) = repeats.map_or((value, value), |repeats| (repeats.min, repeats.max));
-    Some(Efficiency { value, low, high })
+    if let Some(repeats) = Summary::of(point.repeats.iter().filter_map(of_repeat)) {
+        return Some(Efficiency { value: repeats.median, low: repeats.min, high: repeats.max });
+    }
+    let slowness = |of: &Measured| Some(seconds_per_token(steps(of)?.median, &of.repeats[0].1));
+    let value = slowness(base)? / slowness(point)?;
+    Some(Efficiency { value, low: value, high: value })
 }
 
 fn predicted(point: &Measured, base: Option<&Measured>, step_s: f64) -> Option<Predicted> {
@@ -242,6 +245,25 @@ pub(crate) mod tests {
         let mfu = points[1].utilization.unwrap();
         assert!((mfu.mfu_full - 4000.0 / 1.875 / 2.0 * 6e6 / 1e11).abs() < 1e-12);
         assert!(mfu.mfu_causal < mfu.mfu_full && mfu.hfu > 0.0);
+    }
+
+    #[test]
+    fn efficiency_lies_within_its_spread() {
+        // The first repeat was slow on one rank, the second on two.
+        let measured = [
+            Measured {
+                count: 1,
+                repeats: vec![(1, record(1, 2, &[1.25])), (2, record(1, 2, &[1.0]))],
+                prediction: None,
+            },
+            Measured {
+                count: 2,
+                repeats: vec![(1, record(2, 4, &[1.25])), (2, record(2, 4, &[2.0]))],
+                prediction: None,
+            },
+        ];
+        let Efficiency { value, low, high } = points(&measured, 1)[1].efficiency.unwrap();
+        assert_eq!((low, value, high), (0.5, 0.75, 1.0));
     }
 
     #[test]

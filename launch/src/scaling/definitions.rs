@@ -29,8 +29,9 @@ pub const DEFINITIONS: [Definition; 12] = [
         "efficiency",
         "E(n) = (tokens/s per rank at n) / (tokens/s per rank at the smallest point). Weak scaling \
          (global_batch grows with the ranks): E = T(smallest) / T(n). Strong scaling (global_batch constant): \
-         E = n₀ T(n₀) / (n T(n)), with ranks n and median step times T. Its spread is the smallest and the \
-         largest over the repeats, each point against the smallest point of the same repeat.",
+         E = n₀ T(n₀) / (n T(n)), with ranks n and median step times T. Each point is held against the \
+         smallest point of the same repeat: E is the median over the repeats, its spread the smallest and the \
+         largest.",
     ),
     define(
         "predicted efficiency",

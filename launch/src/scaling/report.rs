@@ -135,9 +135,9 @@ pub struct Breakdown {
 /// Tokens per second and rank, relative to the smallest point.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Efficiency {
-    /// By the medians.
+    /// Median over the repeats, each against the smallest point of the same repeat.
     pub value: f64,
-    /// Smallest over the repeats, each against the smallest point of the same repeat.
+    /// Smallest of them.
     pub low: f64,
     /// Largest of them.
     pub high: f64,
