@@ -11,6 +11,7 @@ fn submit(run: &Run, options: &[&str]) -> Vec<Job> {
     let mut words = words(&run.command());
     let program = words.remove(0);
     words[0] = "submit".to_owned();
+    words.retain(|word| word != "--quiet");
     let fixed = ["--profile", "generic", "--nodes", "2", "--ranks-per-node", "1", "--cpus-per-task", "1"];
     let limits = ["--time", "00:05:00", "--signal-lead", "30", "--json"];
     words.extend([&fixed, limits.as_slice(), options].concat().into_iter().map(str::to_owned));
