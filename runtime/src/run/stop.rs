@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum StopReason {
     /// SIGTERM: the job is cancelled, preempted or out of time.
     Terminate = 1,
-    /// SIGUSR1: Slurm's warning ahead of the limit (`--signal=B:USR1@300`).
+    /// SIGUSR1: Slurm's warning ahead of the limit (`--signal=USR1@300`).
     User1 = 2,
     /// SIGUSR2: the same, on machines whose scripts use that one.
     User2 = 3,
