@@ -3,7 +3,7 @@
 //! says so.
 //!
 //! `SLURM_JOB_END_TIME` is taken first where Slurm sets it (not in 22.05); then `squeue` and, if that gives no answer,
-//! `scontrol`, each for [`PATIENCE`] at most. Both print local times: they run with the time zone UTC.
+//! `scontrol`, each for `PATIENCE` at most. Both print local times: they run with the time zone UTC.
 
 use std::io::Read;
 use std::process::{Command, Stdio};

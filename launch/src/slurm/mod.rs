@@ -2,7 +2,7 @@
 //!
 //! - [`profile`]: the machines, from `launch/profiles/*.toml`; [`walltime`]: time limits as Slurm writes
 //!   them;
-//! - [`script`]: a job as text, by [`template`] and `launch/templates/job.sbatch`; [`sbatch`]: hands it in;
+//! - [`script`]: a job as text, by `template` and `launch/templates/job.sbatch`; [`sbatch`]: hands it in;
 //! - [`limit`]: asks Slurm, inside of a job, when it ends.
 //!
 //! What a user asked for meets the profile in `commands/submit`.

@@ -107,7 +107,7 @@ pub fn read(path: &Path) -> Result<Vec<LineageEntry>> {
     })
 }
 
-/// The entry of the start that runs. Clones share it. Does nothing before [`Start::begin`], as on ranks other than 0.
+/// The entry of the start that runs. Clones share it. Does nothing before it has begun, as on ranks other than 0.
 #[derive(Clone, Debug, Default)]
 pub struct Start(Arc<Mutex<Option<Written>>>);
 
