@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tisserand_collectives::control::{self, ControlPlane, Failure, Memory, RankReport};
+use tisserand_runtime::opener::Opener;
 use tisserand_runtime::{Error, Result};
 
 use crate::device::{self, Link, Place, ThreadSeats};
@@ -35,9 +36,10 @@ pub fn join<R: Send>(
     let end = End::watched(terms)?;
     let links = ThreadSeats::of(ranks, terms.timeout)
         .into_iter()
-        .zip(Memory::with_patience(ranks, patience(terms.timeout)));
+        .zip(Memory::with_patience(ranks, patience(terms.timeout)))
+        .zip(std::iter::repeat_n(Opener::once(), ranks));
     let results: Vec<Result<R>> = std::thread::scope(|scope| {
-        let start = |(rank, (seats, control)): (usize, (ThreadSeats, Memory))| {
+        let start = |(rank, ((seats, control), opener)): (usize, ((ThreadSeats, Memory), Opener))| {
             let (body, end) = (&body, Arc::clone(&end));
             let control: Arc<dyn ControlPlane> = Arc::new(control);
             let run = move || {
@@ -45,7 +47,7 @@ pub fn join<R: Send>(
                 let progress = control.progress().clone();
                 let link = Link::Threads(seats);
                 let (cores, notices) = (device::cores(ranks), Vec::new());
-                let place = Place { local_rank: rank, cores, link, progress, notices };
+                let place = Place { local_rank: rank, cores, opener, link, progress, notices };
                 end.guard(control.as_ref(), || body(place, Arc::clone(&control)))
             };
             std::thread::Builder::new().name(format!("rank-{rank}")).spawn_scoped(scope, run)

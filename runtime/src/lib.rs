@@ -18,6 +18,7 @@ pub mod log;
 pub mod model;
 pub mod model_config;
 pub mod network;
+pub mod opener;
 pub mod parallel;
 pub mod params;
 pub mod plan;

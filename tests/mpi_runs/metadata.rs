@@ -1,5 +1,5 @@
 //! What a start asks of the file system that all machines share, counted: a thousand ranks must not look for the same
-//! files a thousand times. One rank looks and tells the others; each opens the files that it reads from, and no more.
+//! files a thousand times. Rank 0 looks and tells the others, and the first rank of each machine opens for all of it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -63,7 +63,7 @@ fn added(few: &Calls, many: &Calls) -> Vec<String> {
 }
 
 #[test]
-fn each_rank_more_opens_what_it_reads_from_and_asks_nothing_else() {
+fn more_ranks_of_a_machine_ask_nothing_more() {
     let run = || {
         Run::new(&[
             "training.global_batch=8",
@@ -74,15 +74,14 @@ fn each_rank_more_opens_what_it_reads_from_and_asks_nothing_else() {
         ])
     };
     let (mut few, mut many) = (run(), run());
-    let data = ["6 openat CORPUS/tokens.bin", "6 openat CORPUS/tokens.idx"];
     let (two, eight) = (count(&few, 2, &[]), count(&many, 8, &[]));
     println!(
         "a start: {} calls on 2 ranks, {} on 8",
         two.values().sum::<usize>(),
         eight.values().sum::<usize>()
     );
-    assert_eq!(added(&two, &eight), data, "{eight:#?}");
-    // Going on from a checkpoint, a rank also opens the files of tensors that it reads.
+    assert!(added(&two, &eight).is_empty(), "{:#?} {eight:#?}", added(&two, &eight));
+    // Going on from a checkpoint.
     let longer = ["--allow-change", "training.steps"];
     few.set(&["training.steps=4"]);
     many.set(&["training.steps=4"]);
@@ -92,6 +91,5 @@ fn each_rank_more_opens_what_it_reads_from_and_asks_nothing_else() {
         two.values().sum::<usize>(),
         eight.values().sum::<usize>()
     );
-    let state = "6 openat RUN/run/checkpoints/step-00000002/optimizer/state-00001-of-00001.safetensors";
-    assert_eq!(added(&two, &eight), [&data[..], &[state]].concat(), "{eight:#?}");
+    assert!(added(&two, &eight).is_empty(), "{:#?} {eight:#?}", added(&two, &eight));
 }

@@ -141,7 +141,7 @@ fn choose(config: &Config, place: Place, fault: Fault) -> Result<DeviceChoice> {
     if place.local_rank != fault.rank {
         return device::choose(config, place);
     }
-    let Place { local_rank, link, progress, .. } = place;
+    let Place { local_rank, opener, link, progress, .. } = place;
     let Link::Threads(seats) = link else { panic!("a fault needs several ranks") };
     let [world, inner] = seats.cpu();
     let device = Cpu::new(1)?;
@@ -166,6 +166,7 @@ fn choose(config: &Config, place: Place, fault: Fault) -> Result<DeviceChoice> {
         caps: Cpu::CAPS,
         description: "faulty".to_owned(),
         local_rank,
+        opener,
         gpu: None,
         workspace: tisserand_collectives::Workspace::None,
         after_first_step: Box::new(|| {}),

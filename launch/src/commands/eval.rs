@@ -56,7 +56,7 @@ fn evaluate(
     place: Place,
     control: &dyn ControlPlane,
 ) -> Result<Vec<EvalRecord>> {
-    let (_, mut sets) = corpus::open_data(config, control)?;
+    let (_, mut sets) = corpus::open_data(config, control, &place.opener)?;
     if sets.is_empty() {
         return Err(Error::input(format!(
             "{}: no validation data; hint: data.validation or data.validation_fraction",

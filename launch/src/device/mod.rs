@@ -26,6 +26,7 @@ use tisserand_runtime::inference::{InferencePlace, ModelFolder};
 use tisserand_runtime::model::Transformer;
 use tisserand_runtime::model_config::ModelConfig;
 use tisserand_runtime::network::NetworkShape;
+use tisserand_runtime::opener::Opener;
 use tisserand_runtime::parallel::Sharding;
 use tisserand_runtime::plan::machine::CUDA_CAPS;
 use tisserand_runtime::run::GpuRow;
@@ -44,6 +45,8 @@ pub struct Place {
     pub local_rank: usize,
     /// The rank's share of the machine's cores.
     pub cores: usize,
+    /// How the ranks of this machine open what all of them read.
+    pub opener: Opener,
     /// The others.
     pub link: Link,
     /// Where the rank notes what it does.
@@ -56,7 +59,8 @@ impl Place {
     /// One rank alone.
     pub fn alone() -> Self {
         let (link, progress) = (Link::Alone, Progress::default());
-        Place { local_rank: 0, cores: cores(1), link, progress, notices: Vec::new() }
+        let (opener, notices) = (Opener::default(), Vec::new());
+        Place { local_rank: 0, cores: cores(1), opener, link, progress, notices }
     }
 }
 
@@ -84,7 +88,7 @@ pub fn choose(config: &Config, place: Place) -> Result<DeviceChoice> {
 
 fn choice<D: Linked>(device: D, description: String, gpu: Option<GpuRow>, place: Place) -> DeviceChoice {
     let caps = device.caps();
-    let Place { local_rank, link, progress, .. } = place;
+    let Place { local_rank, opener, link, progress, .. } = place;
     let (workspace, after_first_step) = (D::workspace(&link), link.trust());
     let make = Box::new(move |model: Transformer, step: StepConfig, arena_bytes| {
         let copies = step.sharding.tp().copies(model.config.num_kv_heads);
@@ -92,7 +96,7 @@ fn choice<D: Linked>(device: D, description: String, gpu: Option<GpuRow>, place:
         let ctx = Context::new(device, arena_bytes)?;
         Ok(Box::new(Executor::new(ctx, model, step, axes, progress)?) as Box<dyn Engine>)
     });
-    DeviceChoice { caps, description, local_rank, gpu, workspace, make, after_first_step }
+    DeviceChoice { caps, description, local_rank, opener, gpu, workspace, make, after_first_step }
 }
 
 /// The CPU device of a rank with so many threads; 0: as many as it has cores.

@@ -5,6 +5,7 @@ use tisserand_collectives::{Axes, Mesh, Progress, Workspace};
 use tisserand_kernels::{Context, Device};
 use tisserand_runtime::Result;
 use tisserand_runtime::engine::Engine;
+use tisserand_runtime::opener::Opener;
 use tisserand_runtime::run::GpuRow;
 use tisserand_runtime::step::Executor;
 use tisserand_runtime::train::DeviceChoice;
@@ -28,6 +29,8 @@ pub struct Reached<D: Device> {
     pub gpu: Option<GpuRow>,
     /// Place among the ranks of its machine.
     pub local_rank: usize,
+    /// How the ranks of its machine open what all of them read.
+    pub opener: Opener,
     /// Where the rank notes what it does.
     pub progress: Progress,
 }
@@ -35,13 +38,13 @@ pub struct Reached<D: Device> {
 impl<D: Device> Reached<D> {
     /// For a training on the mesh that the axes are of.
     pub fn into_choice(self) -> DeviceChoice {
-        let Reached { device, description, gpu, axes, workspace, trust, local_rank, progress } = self;
+        let Reached { device, description, gpu, axes, workspace, trust, local_rank, opener, progress } = self;
         let caps = device.caps();
         let make = Box::new(move |model, step, arena_bytes| {
             let ctx = Context::new(device, arena_bytes)?;
             Ok(Box::new(Executor::new(ctx, model, step, axes, progress)?) as Box<dyn Engine>)
         });
-        DeviceChoice { caps, description, local_rank, gpu, workspace, make, after_first_step: trust }
+        DeviceChoice { caps, description, local_rank, opener, gpu, workspace, make, after_first_step: trust }
     }
 }
 
@@ -159,8 +162,8 @@ fn on<D: Linked, W: OnDevice>(
     mesh: Mesh,
     work: W,
 ) -> Result<W::Output> {
-    let Place { local_rank, link, progress, .. } = place;
+    let Place { local_rank, opener, link, progress, .. } = place;
     let (workspace, trust) = (D::workspace(&link), link.trust());
     let axes = device.axes(link, mesh, 1, &progress)?;
-    work.run(Reached { device, description, gpu, axes, workspace, trust, local_rank, progress })
+    work.run(Reached { device, description, gpu, axes, workspace, trust, local_rank, opener, progress })
 }

@@ -59,6 +59,7 @@ pub fn join<R>(
     body: impl FnOnce(Place, Arc<dyn ControlPlane>) -> Result<R>,
 ) -> Result<R> {
     let control = Arc::new(meet(ranks, node, config)?);
+    let opener = node.opener();
     let watch = Watch::start(&control, config)?;
     let mut notices = vec![ranks.describe()];
     notices.extend(control.refused().iter().map(|who| format!("turned away at the start: {who}")));
@@ -76,6 +77,7 @@ pub fn join<R>(
         let place = Place {
             local_rank: ranks.local_rank,
             cores: cores::share(control.as_ref())?,
+            opener,
             link: Link::Processes(seat),
             progress: control.progress().clone(),
             notices,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::read_error;
 use super::header::{Header, StoredDType, TensorInfo};
+use crate::opener::Opener;
 use crate::{Error, Result};
 
 /// Bytes read at once where elements are widened.
@@ -25,6 +26,7 @@ pub struct TensorSet {
     /// In the order of files and of bytes.
     tensors: Vec<(usize, TensorInfo)>,
     by_name: HashMap<String, usize>,
+    opener: Opener,
 }
 
 #[derive(Debug)]
@@ -42,11 +44,11 @@ pub struct TensorLayout {
 }
 
 impl TensorFile {
-    fn get(&self) -> Result<&File> {
+    fn get(&self, opener: &Opener) -> Result<&File> {
         if let Some(file) = self.file.get() {
             return Ok(file);
         }
-        let file = File::open(&self.path).map_err(|e| read_error(&self.path, &e))?;
+        let file = opener.open(&self.path).map_err(|e| read_error(&self.path, &e))?;
         Ok(self.file.get_or_init(|| file))
     }
 }
@@ -58,18 +60,18 @@ impl TensorSet {
         TensorLayout { files, tensors: self.tensors.clone() }
     }
 
-    /// The same tensors at another rank, which opens a file when it reads from it.
+    /// The same tensors at another rank, which opens a file, by `opener`, when it reads from it.
     ///
     /// # Errors
     /// A layout of no set.
-    pub fn from_layout(layout: TensorLayout) -> Result<Self> {
+    pub fn from_layout(layout: TensorLayout, opener: Opener) -> Result<Self> {
         let TensorLayout { files, tensors } = layout;
         if tensors.iter().any(|(file, _)| *file >= files.len()) {
             return Err(Error::fault("a tensor of a file that is not listed, in what rank 0 tells"));
         }
         let by_name = tensors.iter().enumerate().map(|(i, (_, tensor))| (tensor.name.clone(), i)).collect();
         let closed = |path| TensorFile { path, file: OnceLock::new() };
-        Ok(TensorSet { files: files.into_iter().map(closed).collect(), tensors, by_name })
+        Ok(TensorSet { files: files.into_iter().map(closed).collect(), tensors, by_name, opener })
     }
 
     /// Reads the headers of these files.
@@ -117,7 +119,8 @@ impl TensorSet {
 
     /// Files with their number of bytes.
     pub(super) fn files(&self) -> impl Iterator<Item = (&Path, u64)> {
-        let len = |file: &TensorFile| file.get().ok()?.metadata().ok().map(|metadata| metadata.len());
+        let len =
+            |file: &TensorFile| file.get(&self.opener).ok()?.metadata().ok().map(|metadata| metadata.len());
         self.files.iter().map(move |file| (file.path.as_path(), len(file).unwrap_or(0)))
     }
 
@@ -207,7 +210,7 @@ impl TensorSet {
         }
         let file = &self.files[self.tensors[self.by_name[name]].0];
         let path = &file.path;
-        file.get()?
+        file.get(&self.opener)?
             .read_exact_at(out, tensor.offset_bytes + (range.start * size_bytes) as u64)
             .map_err(|e| Error::fault(format!("cannot read `{name}` from {}: {e}", path.display())))
     }

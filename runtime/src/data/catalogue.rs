@@ -7,12 +7,16 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::index::IndexFacts;
+use crate::opener::Opener;
 use crate::{Error, Result};
 
 /// Token files by the path or pattern that names them in the run file, in their order.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Catalogue {
     files: BTreeMap<String, Vec<Entry>>,
+    /// How this rank opens them.
+    #[serde(skip)]
+    pub(super) opener: Opener,
 }
 
 /// A token file.
@@ -24,6 +28,11 @@ pub(super) struct Entry {
 }
 
 impl Catalogue {
+    /// Nothing is known yet; files are opened by `opener`.
+    pub fn new(opener: Opener) -> Self {
+        Catalogue { files: BTreeMap::new(), opener }
+    }
+
     /// Whether nothing is known yet.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
@@ -45,12 +54,13 @@ impl Catalogue {
         serde_json::to_vec(self).map_err(|error| Error::fault(format!("catalogue of token files: {error}")))
     }
 
-    /// From another rank.
+    /// From another rank; files are opened by `opener`.
     ///
     /// # Errors
     /// Bytes that [`Catalogue::to_bytes`] has not written.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        serde_json::from_slice(bytes)
-            .map_err(|error| Error::fault(format!("catalogue of token files from rank 0: {error}")))
+    pub fn from_bytes(bytes: &[u8], opener: Opener) -> Result<Self> {
+        let told: Catalogue = serde_json::from_slice(bytes)
+            .map_err(|error| Error::fault(format!("catalogue of token files from rank 0: {error}")))?;
+        Ok(Catalogue { opener, ..told })
     }
 }

@@ -12,13 +12,13 @@
 //! | i64 × S | byte offset of each sequence in the `.bin` file |
 //! | i64 × D | first sequence of each document, then S |
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::{Mmap, MmapOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::files::io_error;
+use crate::opener::Opener;
 use crate::{Error, Result};
 
 pub(crate) const MAGIC: &[u8; 9] = b"MMIDIDX\0\0";
@@ -105,7 +105,11 @@ impl Index {
     /// # Errors
     /// One line that names the file and the field that is missing, unknown, or contradicts another.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| io_error("open", path, &e))?;
+        Self::open_by(&Opener::default(), path)
+    }
+
+    pub(super) fn open_by(opener: &Opener, path: &Path) -> Result<Self> {
+        let file = opener.open(path).map_err(|e| io_error("open", path, &e))?;
         let metadata = file.metadata().map_err(|e| io_error("inspect", path, &e))?;
         if !metadata.is_file() {
             return Err(Error::input(format!("{}: is not a regular file", path.display())));
@@ -127,8 +131,8 @@ impl Index {
     ///
     /// # Errors
     /// It cannot be opened, or is another file than that rank saw.
-    pub(super) fn join(path: &Path, facts: IndexFacts) -> Result<Self> {
-        let file = File::open(path).map_err(|e| io_error("open", path, &e))?;
+    pub(super) fn join(path: &Path, facts: IndexFacts, opener: &Opener) -> Result<Self> {
+        let file = opener.open(path).map_err(|e| io_error("open", path, &e))?;
         let len = usize::try_from(facts.bytes)
             .map_err(|_| invalid(path, format!("{} bytes do not fit into memory", facts.bytes)))?;
         // SAFETY: as in `open`; a file that is shorter than it was at the other rank is one that was truncated in place.

@@ -20,11 +20,16 @@ pub(crate) struct Span {
 pub(super) fn open_spans(path: &str, catalogue: &mut Catalogue) -> Result<Vec<Span>> {
     let span = |file: TokenFile| Span { start: 0, tokens: file.index().tokens(), file: Arc::new(file) };
     if let Some(known) = catalogue.get(path) {
-        return known.iter().map(|entry| Ok(span(TokenFile::join(&entry.prefix, entry.facts)?))).collect();
+        return known
+            .iter()
+            .map(|entry| Ok(span(TokenFile::join(&entry.prefix, entry.facts, &catalogue.opener)?)))
+            .collect();
     }
     let prefixes = if path.contains(['*', '?', '[']) { expand(path)? } else { vec![PathBuf::from(path)] };
-    let spans: Vec<Span> =
-        prefixes.iter().map(|prefix| Ok(span(TokenFile::open(prefix)?))).collect::<Result<_>>()?;
+    let spans: Vec<Span> = prefixes
+        .iter()
+        .map(|prefix| Ok(span(TokenFile::open_by(&catalogue.opener, prefix)?)))
+        .collect::<Result<_>>()?;
     let entry = |(prefix, span): (PathBuf, &Span)| Entry { prefix, facts: span.file.index().facts() };
     catalogue.insert(path, prefixes.into_iter().zip(&spans).map(entry).collect());
     Ok(spans)

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use super::files::with_suffix;
 use super::index::{Index, IndexFacts, TokenType};
 use crate::files::io_error;
+use crate::opener::Opener;
 use crate::{Error, Result};
 
 /// An open token file.
@@ -26,6 +27,10 @@ impl TokenFile {
     /// # Errors
     /// One line naming the file and what is wrong with it.
     pub fn open(prefix: &Path) -> Result<Self> {
+        Self::open_by(&Opener::default(), prefix)
+    }
+
+    pub(super) fn open_by(opener: &Opener, prefix: &Path) -> Result<Self> {
         let (path, index_path) = (with_suffix(prefix, ".bin"), with_suffix(prefix, ".idx"));
         let is_file_name =
             prefix.extension().is_some_and(|extension| extension == "bin" || extension == "idx");
@@ -35,8 +40,8 @@ impl TokenFile {
                 "{missing}: no such file; hint: give the prefix, without .bin or .idx"
             )));
         }
-        let index = Index::open(&index_path)?;
-        let file = File::open(&path).map_err(|e| io_error("open", &path, &e))?;
+        let index = Index::open_by(opener, &index_path)?;
+        let file = opener.open(&path).map_err(|e| io_error("open", &path, &e))?;
         let len = file.metadata().map_err(|e| io_error("inspect", &path, &e))?.len();
         let expected = index.tokens() * index.token_type().size_bytes();
         if len != expected {
@@ -53,10 +58,10 @@ impl TokenFile {
     ///
     /// # Errors
     /// As [`Index::join`]; the `.bin` file cannot be opened.
-    pub(super) fn join(prefix: &Path, facts: IndexFacts) -> Result<Self> {
+    pub(super) fn join(prefix: &Path, facts: IndexFacts, opener: &Opener) -> Result<Self> {
         let (path, index_path) = (with_suffix(prefix, ".bin"), with_suffix(prefix, ".idx"));
-        let index = Index::join(&index_path, facts)?;
-        let file = File::open(&path).map_err(|e| io_error("open", &path, &e))?;
+        let index = Index::join(&index_path, facts, opener)?;
+        let file = opener.open(&path).map_err(|e| io_error("open", &path, &e))?;
         Ok(TokenFile { path, file, index })
     }
 

@@ -11,6 +11,7 @@ use crate::data::{self, BatchShape, Catalogue, Dataset, DatasetConfig, Validatio
 use crate::error::{Error, Result};
 use crate::files::io_error;
 use crate::log::{Logger, units};
+use crate::opener::Opener;
 use crate::run::RunFolder;
 use crate::tokenizer::Tokenizer;
 
@@ -29,7 +30,7 @@ impl Corpus {
     ///
     /// # Errors
     /// Data that is missing, damaged, or not for this model.
-    pub fn open(config: &Config, control: &dyn ControlPlane) -> Result<Self> {
+    pub fn open(config: &Config, control: &dyn ControlPlane, opener: &Opener) -> Result<Self> {
         let tokenizer = match config.data.prepare {
             Some(_) => Some(prepared_dir(config).join("tokenizer.json")),
             None => config.tokenizer.path.clone(),
@@ -39,7 +40,7 @@ impl Corpus {
         {
             check_vocabulary(config, path)?;
         }
-        let (dataset, validation) = open_data(config, control)?;
+        let (dataset, validation) = open_data(config, control, opener)?;
         Ok(Corpus { dataset, validation, tokenizer })
     }
 }
@@ -48,13 +49,17 @@ impl Corpus {
 ///
 /// # Errors
 /// As [`Dataset::open_known`].
-pub fn open_data(config: &Config, control: &dyn ControlPlane) -> Result<(Dataset, Vec<ValidationData>)> {
-    let mut catalogue = Catalogue::default();
+pub fn open_data(
+    config: &Config,
+    control: &dyn ControlPlane,
+    opener: &Opener,
+) -> Result<(Dataset, Vec<ValidationData>)> {
+    let mut catalogue = Catalogue::new(opener.clone());
     let mine = if control.rank() == 0 { Some(open_known(config, &mut catalogue)?) } else { None };
     let told = control.broadcast(Channel::Step, catalogue.to_bytes()?)?;
     match mine {
         Some(mine) => Ok(mine),
-        None => open_known(config, &mut Catalogue::from_bytes(&told)?),
+        None => open_known(config, &mut Catalogue::from_bytes(&told, opener.clone())?),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::log::Logger;
 use crate::model::Transformer;
+use crate::opener::Opener;
 use crate::plan::{self, Plan};
 use crate::run::RunFolder;
 
@@ -90,11 +91,11 @@ impl Measurement {
         let step = step_config(&config, &model, rank);
         let plan = plan::train(device.caps, &model, &step, config.training.seq_len, device.workspace)?;
         let batches = match data {
-            MeasuredData::OfRun => Batches::Read(open(&config, control.as_ref(), steps)?),
+            MeasuredData::OfRun => Batches::Read(open(&config, control.as_ref(), &device.opener, steps)?),
             MeasuredData::Synthetic => Batches::Same(synthetic(&config, rank)),
         };
         let mut engine = (device.make)(model, step, plan.arena_bytes)?;
-        start::begin(engine.as_mut(), &config, &Logger::silent(), control.as_ref())?;
+        start::begin(engine.as_mut(), &config, &Logger::silent(), control.as_ref(), &device.opener)?;
         engine.publish()?;
         let after_first_step = Some(device.after_first_step);
         Ok(Measurement { config, control, engine, batches, after_first_step, step: 0, plan })
@@ -187,13 +188,13 @@ impl Batches {
 }
 
 /// The data of the run file, prepared by rank 0 where it asks for that.
-fn open(config: &Config, control: &dyn ControlPlane, steps: u64) -> Result<Loader> {
+fn open(config: &Config, control: &dyn ControlPlane, opener: &Opener, steps: u64) -> Result<Loader> {
     if control.rank() == 0 && config.data.prepare.is_some() {
         let folder = RunFolder::open(&config.run.dir, config.run.group.as_deref())?;
         corpus::prepare(config, &folder, &Logger::silent(), false, data::Progress::Quiet)?;
     }
     control.barrier(Channel::Step)?;
-    let dataset = Corpus::open(config, control)?.dataset;
+    let dataset = Corpus::open(config, control, opener)?.dataset;
     let order = StepOrder::new(config.training.global_batch, &skipped(config))?;
     dataset.check_epochs(order.samples_of_run(steps))?;
     let shape = batch_shape(config);

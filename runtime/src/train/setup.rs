@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::log::{Logger, units};
 use crate::model::Transformer;
 use crate::model::block::Recompute;
+use crate::opener::Opener;
 use crate::parallel::Sharding;
 use crate::plan::{self, Plan};
 use crate::run::{
@@ -61,6 +62,8 @@ pub struct DeviceChoice {
     pub description: String,
     /// Place among the ranks of its machine.
     pub local_rank: usize,
+    /// How the ranks of its machine open what all of them read.
+    pub opener: Opener,
     /// The GPU, if it is one.
     pub gpu: Option<GpuRow>,
     /// What its communicators take from the arena.
@@ -149,7 +152,8 @@ impl Run {
             corpus::prepare(&config, &folder, &logger, newest.is_some(), progress)?;
         }
         control.barrier(Channel::Step)?;
-        let Corpus { dataset, validation, tokenizer } = Corpus::open(&config, control.as_ref())?;
+        let Corpus { dataset, validation, tokenizer } =
+            Corpus::open(&config, control.as_ref(), &device.opener)?;
         let order = StepOrder::new(config.training.global_batch, &skipped(&config))?;
         dataset.check_epochs(order.samples_of_run(config.training.steps))?;
         let wants_entropy = is_lead && config.data.prepare.is_some();
@@ -164,8 +168,10 @@ impl Run {
         }
         let mut engine = (device.make)(model, step, plan.arena_bytes)?;
         let state = match &newest {
-            Some(dir) => start::resume(engine.as_mut(), dir, config.run.seed, control.as_ref())?,
-            None => start::begin(engine.as_mut(), &config, &logger, control.as_ref())?,
+            Some(dir) => {
+                start::resume(engine.as_mut(), dir, config.run.seed, control.as_ref(), &device.opener)?
+            }
+            None => start::begin(engine.as_mut(), &config, &logger, control.as_ref(), &device.opener)?,
         };
         engine.publish()?;
         if is_lead {

@@ -13,6 +13,7 @@ use crate::engine::{Engine, Part};
 use crate::error::{Error, Result};
 use crate::log::Logger;
 use crate::model::Transformer;
+use crate::opener::Opener;
 use crate::parallel::Sharding;
 use crate::step::state::{Piece, pieces};
 
@@ -22,6 +23,7 @@ pub(super) fn begin(
     config: &Config,
     logger: &Logger,
     control: &dyn ControlPlane,
+    opener: &Opener,
 ) -> Result<TrainerState> {
     let fresh = TrainerState { seed: config.run.seed, ..TrainerState::default() };
     let Some(from) = &config.init.from else {
@@ -29,7 +31,7 @@ pub(super) fn begin(
         set_scalars(engine, &fresh)?;
         return Ok(fresh);
     };
-    let (tensors, saved) = shared(control, || find(from, config.init.load, logger))?;
+    let (tensors, saved) = shared(control, opener, || find(from, config.init.load, logger))?;
     logger.line(&format!("weights from {}", from.display()));
     let state = match saved {
         None => {
@@ -80,7 +82,11 @@ fn whole(dir: &Path) -> Result<Start> {
 
 /// What rank 0 opens, at every rank: the others read no header, and nothing may be another file meanwhile. The run that
 /// writes there may be under way.
-fn shared(control: &dyn ControlPlane, open: impl FnOnce() -> Result<Start>) -> Result<Start> {
+fn shared(
+    control: &dyn ControlPlane,
+    opener: &Opener,
+    open: impl FnOnce() -> Result<Start>,
+) -> Result<Start> {
     let broken = |error: serde_json::Error| Error::fault(format!("where rank 0 starts from: {error}"));
     let mine = if control.rank() == 0 { Some(open()?) } else { None };
     let told = match &mine {
@@ -96,7 +102,7 @@ fn shared(control: &dyn ControlPlane, open: impl FnOnce() -> Result<Start>) -> R
     }
     let (layout, saved): (TensorLayout, Option<String>) = serde_json::from_slice(&told).map_err(broken)?;
     let saved = saved.map(|text| TrainerState::from_json(&text, "rank 0")).transpose()?;
-    Ok((TensorSet::from_layout(layout)?, saved))
+    Ok((TensorSet::from_layout(layout, opener.clone())?, saved))
 }
 
 /// `init.load = "all"` goes on after the step of the checkpoint, so there must be a step after it.
@@ -118,8 +124,9 @@ pub(super) fn resume(
     dir: &Path,
     seed: u64,
     control: &dyn ControlPlane,
+    opener: &Opener,
 ) -> Result<TrainerState> {
-    let (tensors, saved) = shared(control, || whole(dir))?;
+    let (tensors, saved) = shared(control, opener, || whole(dir))?;
     load_optimizer(engine, &tensors)?;
     let state = TrainerState { seed, ..saved.unwrap_or_default() };
     set_scalars(engine, &state)?;
