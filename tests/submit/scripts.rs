@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -98,6 +99,42 @@ fn without_digits(script: &str) -> String {
         Some((before, after)) => format!("{before}{NAME}0000{}", &after[4..]),
         None => script.to_owned(),
     }
+}
+
+/// A script that is executed where `srun` is this one, which a real Slurm is only now and then.
+fn execute(sandbox: &Sandbox, srun: &str) -> (Option<i32>, String) {
+    let generic = ["--profile", "generic", "--nodes", "1", "--ranks-per-node", "1", "--time", "1:00:00"];
+    let output = sandbox.submit(&[&generic[..], &["--chain", "2", "--dry-run"], &PROGRAM].concat());
+    let bin = sandbox.path("bin");
+    fs::create_dir_all(&bin).unwrap();
+    for (name, body) in [("srun", srun), ("scancel", "echo scancel"), ("sleep", "echo sleep $1")] {
+        fs::write(bin.join(name), format!("#!/bin/bash\n{body}\n")).unwrap();
+        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let mut script = Command::new("bash");
+    script.arg("-c").arg(String::from_utf8(output.stdout).unwrap());
+    script.env("PATH", path).env("SLURM_JOB_ID", "7").env("SLURM_CPUS_PER_TASK", "1");
+    let output = script.current_dir(sandbox.path(".")).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn a_launch_that_never_was_is_not_the_end_of_the_run() {
+    let sandbox = Sandbox::new();
+    let (code, said) = execute(&sandbox, "echo launched");
+    assert_eq!((code, said.matches("launched\n").count()), (Some(1), 2), "{said}");
+    assert!(said.contains("sleep 30") && said.contains("the chain ends here\nscancel"), "{said}");
+
+    let finish = "echo launched; mkdir -p runs/weave
+        [ -e once ] && echo '  \"state\": \"finished\",' > runs/weave/status.json
+        touch once";
+    let (code, said) = execute(&sandbox, finish);
+    assert_eq!((code, said.matches("launched\n").count()), (Some(0), 2), "{said}");
+    assert!(said.contains("the run is finished"), "{said}");
+
+    let (code, said) = execute(&sandbox, "echo launched; exit 75");
+    assert_eq!((code, said.matches("launched\n").count()), (Some(75), 1), "{said}");
 }
 
 #[test]

@@ -72,6 +72,8 @@ pub struct Job {
     pub srun: Vec<Line>,
     /// The program and its arguments.
     pub program: Vec<String>,
+    /// The run's `status.json`.
+    pub status: String,
     /// What comes after an early stop.
     pub then: Then,
     /// Where lines are from, by name.
@@ -101,12 +103,13 @@ impl Job {
             ("suffix_why", suffix.map(Line::reason).into_iter().collect()),
             ("binary", self.program.first().map(|binary| shell_word(binary)).into_iter().collect()),
             ("gpus", when(self.on_gpus)),
-            ("srun", self.srun.iter().map(|line| format!("    {} \\", dashed(line))).collect()),
+            ("srun", self.srun.iter().map(|line| format!("        {} \\", dashed(line))).collect()),
             (
                 "srun_why",
                 self.srun.iter().map(|line| format!("# {}: {}", dashed(line), line.reason())).collect(),
             ),
             ("program", vec![shell_words(&self.program)]),
+            ("status", vec![shell_word(&self.status)]),
             ("requeue", when(self.then == Then::Requeue)),
             ("chain", when(self.then == Then::Chain)),
             ("once", when(self.then == Then::Once)),
@@ -137,7 +140,7 @@ impl Job {
     }
 
     fn refuse_control_characters(&self) -> Result<()> {
-        let words = self.command.iter().chain(&self.program).chain([&self.machine, &self.page]);
+        let words = self.command.iter().chain(&self.program).chain([&self.machine, &self.page, &self.status]);
         let lines = self.lines().flat_map(|line| [&line.name, &line.value, &line.why]);
         let texts = words.chain(lines).chain(self.sources.values());
         match texts.into_iter().find(|text| text.chars().any(char::is_control)) {
@@ -211,6 +214,7 @@ mod tests {
             on_gpus: false,
             srun: Vec::new(),
             program: vec!["tisserand".into()],
+            status: "status.json".into(),
             then: Then::Once,
             sources: BTreeMap::new(),
         };
