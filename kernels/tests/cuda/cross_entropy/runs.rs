@@ -15,8 +15,8 @@ pub(crate) struct Rows {
     pub(crate) start: usize,
     pub(crate) z_loss: f32,
     pub(crate) loss_scale: Option<f32>,
-    /// Whether gradients go to bf16 apart from the logits.
-    pub(crate) rounds_dlogits: bool,
+    /// Where gradients are rounded to bf16, apart from the logits: the element of their block at which they begin.
+    pub(crate) dlogits_start: Option<usize>,
 }
 
 impl Rows {
@@ -30,7 +30,7 @@ impl Rows {
             start,
             z_loss: 0.125,
             loss_scale: Some(0.5),
-            rounds_dlogits: false,
+            dlogits_start: None,
         }
     }
 
@@ -51,19 +51,19 @@ impl Rows {
         upload_as(ctx, F32, &values)
     }
 
-    /// Room for rounded gradients, which begin at the same element as the logits.
-    fn dlogits<D: Device>(&self, ctx: &Context<D>, classes: usize) -> Option<Block<D>> {
-        let len = self.start + self.tokens() * classes;
-        self.rounds_dlogits.then(|| poisoned(ctx, Bf16, [len]))
+    /// Room for rounded gradients, and where in it they begin.
+    fn dlogits<D: Device>(&self, ctx: &Context<D>, classes: usize) -> Option<(Block<D>, usize)> {
+        self.dlogits_start.map(|start| (poisoned(ctx, Bf16, [start + self.tokens() * classes]), start))
     }
 
     fn gradients<D: Device>(
         &self,
         ctx: &Context<D>,
         in_place: &Block<D>,
-        apart: Option<&Block<D>>,
+        apart: Option<&(Block<D>, usize)>,
     ) -> Vec<f32> {
-        download(ctx, apart.unwrap_or(in_place))[self.start..].to_vec()
+        let (block, start) = apart.map_or((in_place, self.start), |(block, start)| (block, *start));
+        download(ctx, block)[start..].to_vec()
     }
 }
 
@@ -105,7 +105,7 @@ pub(crate) fn fused<D: Device>(ctx: &Context<D>, rows: &Rows) -> Outputs<f32> {
             &rows.params(),
             scale.as_ref().map(|scale| scale.view([1])),
             logits.range_mut(rows.start, [tokens, vocab_size]),
-            dlogits.as_mut().map(|dlogits| dlogits.range_mut(rows.start, [tokens, vocab_size])),
+            dlogits.as_mut().map(|(dlogits, start)| dlogits.range_mut(*start, [tokens, vocab_size])),
             labels.view([tokens]),
             cross_entropy.view_mut([tokens]),
             z_losses.view_mut([tokens]),
@@ -170,7 +170,7 @@ pub(crate) fn phases<D: Device>(ctx: &Context<D>, rows: &Rows, ranks: usize) -> 
                 maxima.view([tokens]),
                 terms.view([2, tokens]),
                 part.range_mut(rows.start, [tokens, shard.classes]),
-                dlogits.as_mut().map(|dlogits| dlogits.range_mut(rows.start, [tokens, shard.classes])),
+                dlogits.as_mut().map(|(dlogits, start)| dlogits.range_mut(*start, [tokens, shard.classes])),
                 cross_entropy.view_mut([tokens]),
                 z_losses.view_mut([tokens]),
             )
