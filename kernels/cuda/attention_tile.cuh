@@ -13,6 +13,11 @@ constexpr u32 FRAGMENT = 16;  // rows and columns of a left operand
 constexpr u32 HALF = 8;       // columns of a right operand, and of a sum
 constexpr u32 CHUNK = 8;      // elements of 16 bytes
 
+// How many loads of right operands a warp is ahead of their products, of which there are 2 M for each: a load takes as long
+// as some four. ptxas keeps this order on sm_90.
+template <u32 M>
+constexpr u32 LOADS_AHEAD = M == 1 ? 2 : 1;
+
 template <u32 D>
 struct Tile {
     static constexpr u32 STRIDE = D + CHUNK;
@@ -74,15 +79,25 @@ struct Tile {
                 UNROLL for (u32 i = 0; i < 4; i++) { sums[m][n][i] = 0.0f; }
             }
         }
-        UNROLL for (u32 column = 0; column < D; column += FRAGMENT) {
-            u32 a[M][4];
-            UNROLL for (u32 m = 0; m < M; m++) { left(a[m], x, x_row + m * FRAGMENT, column); }
-            UNROLL for (u32 n = 0; n < N; n += 2) {
-                u32 b[2][2];
-                right_transposed(b, y, n * HALF, column);
+        constexpr u32 PAIRS = N / 2, STEPS = D / FRAGMENT, AHEAD = LOADS_AHEAD<M>, RING = AHEAD + 1;
+        u32 a[2][M][4], b[RING][2][2];
+        const auto load_left = [&](u32 step) {
+            UNROLL for (u32 m = 0; m < M; m++) { left(a[step % 2][m], x, x_row + m * FRAGMENT, step * FRAGMENT); }
+        };
+        load_left(0);
+        UNROLL for (u32 i = 0; i < AHEAD; i++) { right_transposed(b[i], y, i * FRAGMENT, 0); }
+        UNROLL for (u32 step = 0; step < STEPS; step++) {
+            UNROLL for (u32 pair = 0; pair < PAIRS; pair++) {
+                const u32 i = step * PAIRS + pair, next = i + AHEAD;
+                if (pair + AHEAD == PAIRS && step + 1 < STEPS) {
+                    load_left(step + 1);
+                }
+                if (next < STEPS * PAIRS) {
+                    right_transposed(b[next % RING], y, next % PAIRS * FRAGMENT, next / PAIRS * FRAGMENT);
+                }
                 UNROLL for (u32 m = 0; m < M; m++) {
-                    multiply_add(sums[m][n], a[m], b[0]);
-                    multiply_add(sums[m][n + 1], a[m], b[1]);
+                    multiply_add(sums[m][2 * pair], a[step % 2][m], b[i % RING][0]);
+                    multiply_add(sums[m][2 * pair + 1], a[step % 2][m], b[i % RING][1]);
                 }
             }
         }
@@ -92,13 +107,18 @@ struct Tile {
     // columns from `column`.
     template <u32 M, u32 K, u32 W>
     static METHOD void multiply(f32 (&sums)[M][W][4], const u32 (&x)[M][K][4], Shared<bf16> y, u32 column) {
+        constexpr u32 PAIRS = W / 2, AHEAD = LOADS_AHEAD<M>, RING = AHEAD + 1;
+        u32 b[RING][2][2];
+        UNROLL for (u32 i = 0; i < AHEAD; i++) { right(b[i], y, 0, column + i * FRAGMENT); }
         UNROLL for (u32 k = 0; k < K; k++) {
-            UNROLL for (u32 w = 0; w < W; w += 2) {
-                u32 b[2][2];
-                right(b, y, k * FRAGMENT, column + w * HALF);
+            UNROLL for (u32 pair = 0; pair < PAIRS; pair++) {
+                const u32 i = k * PAIRS + pair, next = i + AHEAD;
+                if (next < K * PAIRS) {
+                    right(b[next % RING], y, next / PAIRS * FRAGMENT, column + next % PAIRS * FRAGMENT);
+                }
                 UNROLL for (u32 m = 0; m < M; m++) {
-                    multiply_add(sums[m][w], x[m][k], b[0]);
-                    multiply_add(sums[m][w + 1], x[m][k], b[1]);
+                    multiply_add(sums[m][2 * pair], x[m][k], b[i % RING][0]);
+                    multiply_add(sums[m][2 * pair + 1], x[m][k], b[i % RING][1]);
                 }
             }
         }
