@@ -11,6 +11,9 @@ use crate::{TensorMut, TensorRef};
 /// Threads of a block where a kernel has no reason for another number.
 pub const THREADS: u32 = 256;
 
+/// Shared memory that a block of any kernel may take: what an A100 gives it. GPUs that give less are refused.
+pub const MAX_SHARED_BYTES: u32 = 163 << 10;
+
 /// Bytes that one thread moves by one instruction.
 const VECTOR_BYTES: usize = 16;
 

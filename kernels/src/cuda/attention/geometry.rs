@@ -111,9 +111,7 @@ impl Kernels {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// What a block may have on sm_80, the least of the GPUs that the kernels are for: 163 KiB.
-    const MAX_SHARED_BYTES: u32 = 163 << 10;
+    use crate::cuda::launch::MAX_SHARED_BYTES;
 
     #[test]
     fn every_block_fits_the_smallest_gpu() {

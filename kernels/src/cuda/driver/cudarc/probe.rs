@@ -6,6 +6,7 @@ use std::ffi::{CStr, c_int};
 use ::cudarc::driver::sys::{self, CUdevice, CUdevice_attribute};
 
 use super::call::check;
+use crate::cuda::launch::MAX_SHARED_BYTES;
 use crate::cuda::modules::NVRTC_VERSION;
 use crate::{KernelError, Result};
 
@@ -127,6 +128,15 @@ fn code_for(gpu: &Gpu, driver: Version, nvrtc: Version) -> Result<Code> {
             gpu.ordinal
         )));
     };
+    if gpu.max_shared_bytes < MAX_SHARED_BYTES {
+        return Err(KernelError::Device(format!(
+            "GPU {} is a {name} with {} KiB of shared memory for a block; the kernels need {} KiB, as A100, H100 and \
+             B200 have",
+            gpu.ordinal,
+            gpu.max_shared_bytes >> 10,
+            MAX_SHARED_BYTES >> 10
+        )));
+    }
     let needed = code.oldest_driver(nvrtc);
     if driver < needed {
         let whom = format!("{name} with kernels compiled by CUDA {nvrtc}");
@@ -214,7 +224,8 @@ mod tests {
 
     fn gpu(name: &str, compute_capability: (u32, u32)) -> Gpu {
         let (name, bus_id) = (name.into(), String::new());
-        Gpu { ordinal: 3, name, compute_capability, bus_id, memory_bytes: 0, max_shared_bytes: 0, raw: 3 }
+        let max_shared_bytes = MAX_SHARED_BYTES;
+        Gpu { ordinal: 3, name, compute_capability, bus_id, memory_bytes: 0, max_shared_bytes, raw: 3 }
     }
 
     #[test]
@@ -230,9 +241,9 @@ mod tests {
     fn every_gpu_since_a100_has_its_code() {
         let code =
             |major, minor| code_for(&gpu("GPU", (major, minor)), Version(13, 0), Version(12, 4)).unwrap();
-        assert_eq!([code(8, 0), code(8, 6), code(8, 9)], [Code::Sm80; 3]);
+        assert_eq!([code(8, 0), code(8, 7)], [Code::Sm80; 2]);
         assert_eq!(code(9, 0), Code::Sm90a);
-        assert_eq!([code(10, 0), code(12, 0)], [Code::Ptx; 2]);
+        assert_eq!([code(10, 0), code(11, 0)], [Code::Ptx; 2]);
     }
 
     #[test]
@@ -241,6 +252,13 @@ mod tests {
         let expected =
             "GPU 3 is a Tesla V100 of compute capability 7.0; the kernels need 8.0 or newer (A100 and later)";
         assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn a_gpu_with_little_shared_memory_is_refused_before_its_first_step() {
+        let gpu = Gpu { max_shared_bytes: 99 << 10, ..gpu("RTX 4090", (8, 9)) };
+        let error = code_for(&gpu, Version(13, 0), Version(12, 4)).unwrap_err().to_string();
+        assert!(error.starts_with("GPU 3 is a RTX 4090 with 99 KiB of shared memory for a block"), "{error}");
     }
 
     #[test]
