@@ -170,6 +170,9 @@ impl<Dr: RawDriver> Line<Cuda<Dr>> for NcclLine<Dr> {
     }
 
     fn abort(&self) {
+        // Whoever aborts may be a thread without a GPU. When NCCL is done it gives the thread the one that it had before,
+        // which would be, and so start, the first of the machine.
+        let _ours = self.device.raw_stream();
         self.comm.abort();
     }
 }
