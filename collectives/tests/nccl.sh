@@ -8,6 +8,7 @@
 #
 # With fewer GPUs than ranks, ranks share them: NCCL 2.30 or newer allows that when asked; older ones take ranks of
 # "different hosts", which then talk by sockets. That proves order, bits and failures, and nothing about NVLink or rates.
+# NCCL_TEST_HOSTS=1: different hosts also with a newer one.
 # NCCL_TEST_BINARY: a built test program to run instead of building one.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
@@ -52,6 +53,17 @@ verdict() {
 
 gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 
+# Whether this NCCL lets ranks of one host share a GPU.
+shares_gpus() {
+    local version
+    version=$("$binary" library 2>/dev/null | sed -n 's/.*NCCL \([0-9]*\)\.\([0-9]*\)\..*/\1 \2/p')
+    # shellcheck disable=SC2086
+    set -- ${version:-0 0}
+    [ "$1" -gt 2 ] || { [ "$1" -eq 2 ] && [ "$2" -ge 30 ]; }
+}
+hosts=${NCCL_TEST_HOSTS:-}
+if [ -z "$hosts" ] && ! shares_gpus; then hosts=1; fi
+
 # run SECONDS RANKS SCENARIO: every rank is a process; all must say that they are well.
 run() {
     local port=$((20000 + RANDOM % 20000)) rank pids=()
@@ -59,12 +71,17 @@ run() {
     for ((rank = 0; rank < $2; rank++)); do
         local share=()
         if [ "$2" -gt "$gpus" ]; then
-            share=(NCCL_MULTI_RANK_GPU_ENABLE=1)
-            if [ -n "${NCCL_TEST_HOSTS:-}" ]; then
-                share=("NCCL_HOSTID=test-$rank" NCCL_NET=Socket NCCL_IB_DISABLE=1 NCCL_SOCKET_IFNAME=lo)
+            # Few blocks for each, as NCCL's manual advises: the ranks must find room together.
+            share=(NCCL_MAX_CTAS=4)
+            if [ -n "$hosts" ]; then
+                share+=("NCCL_HOSTID=test-$rank" NCCL_NET=Socket NCCL_IB_DISABLE=1 NCCL_SOCKET_IFNAME=lo)
+            else
+                share+=(NCCL_MULTI_RANK_GPU_ENABLE=1)
             fi
         fi
-        env "${share[@]}" RANK=$rank WORLD_SIZE="$2" MASTER_PORT=$port timeout "$1" "$binary" "$3" >>"$output" 2>&1 &
+        # In the foreground: in the group of this script, so that who ends the script ends its ranks.
+        env "${share[@]}" RANK=$rank WORLD_SIZE="$2" MASTER_PORT=$port timeout --foreground "$1" "$binary" "$3" \
+            >>"$output" 2>&1 &
         pids+=($!)
     done
     local pid

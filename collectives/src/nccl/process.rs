@@ -96,7 +96,7 @@ impl<D: Device> Process<D> {
     /// Ends every call of this rank; the other ranks know.
     fn end(&self, failure: &Failure) {
         self.ended.set(failure.clone());
-        self.live().iter().for_each(|calls| calls.abort());
+        abort_all(&self.live());
     }
 
     /// Ends every call of every rank.
@@ -120,6 +120,21 @@ impl<D: Device> Process<D> {
             self.fail(Failure::fault(self.control.rank(), trouble));
         }
     }
+}
+
+/// All at once: NCCL frees a communicator's memory, for which the driver waits until the whole GPU is idle. The first
+/// of several that are aborted one by one would so wait for the kernels of the others, which nobody has told yet
+/// (<https://github.com/NVIDIA/nccl/issues/1013>).
+fn abort_all<D: Device>(live: &[Arc<Calls<D>>]) {
+    std::thread::scope(|scope| {
+        for calls in live {
+            let name = "nccl-abort".to_owned();
+            let thread = std::thread::Builder::new().name(name).spawn_scoped(scope, move || calls.abort());
+            if thread.is_err() {
+                calls.abort();
+            }
+        }
+    });
 }
 
 fn watch<D: Device>(process: &Weak<Process<D>>) {

@@ -209,7 +209,9 @@ impl Comm {
 
     /// Ends it, with all that it has under way.
     pub(super) fn abort(&self) {
-        if let Some(Raw(comm)) = self.raw().take() {
+        // The lock is free again before NCCL begins, which takes its time.
+        let taken = self.raw().take();
+        if let Some(Raw(comm)) = taken {
             // SAFETY: the communicator was alive and is nobody's any more: no call follows. NCCL tells its kernels to
             // end and frees it when they have. There is nobody to tell of an error.
             let _ = unsafe { (self.library.table.comm_abort)(comm) };

@@ -170,6 +170,9 @@ impl<Dr: RawDriver> Line<Cuda<Dr>> for NcclLine<Dr> {
     }
 
     fn abort(&self) {
+        // Whoever aborts may be a thread without a GPU. When NCCL is done it gives the thread the one that it had before,
+        // which would be, and so start, the first of the machine.
+        let _ours = self.device.raw_stream();
         self.comm.abort();
     }
 }
@@ -177,7 +180,9 @@ impl<Dr: RawDriver> Line<Cuda<Dr>> for NcclLine<Dr> {
 impl<Dr: RawDriver> Flight<Dr> {
     /// Whether it has been the turn of this job for too long.
     fn overdue(&mut self, device: &Cuda<Dr>, timeout: Duration) -> Option<String> {
-        if !device.is_reached(&self.ready).unwrap_or(true) {
+        // Asked until the first yes alone: the event is used again later, for points that may lie behind this job, and
+        // would then say for ever that the job's turn has not come.
+        if self.since.is_none() && !device.is_reached(&self.ready).unwrap_or(true) {
             return None;
         }
         let since = *self.since.get_or_insert_with(Instant::now);
