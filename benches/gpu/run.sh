@@ -198,8 +198,8 @@ training() {
     parity
     [ -e "$runs/cuda-bf16/checkpoints/step-00000020" ] && bits
     graphs
-    train medium 60 medium log.every_steps=20 && speed medium
-    train medium-graph 60 medium log.every_steps=20 run.cuda_graph=true && speed medium-graph
+    speed_of medium 40 medium 100 log.every_steps=20
+    speed_of medium-graph 40 medium 100 log.every_steps=20 run.cuda_graph=true
 }
 
 # A run whose steps are replayed as CUDA graphs has the bits of one without, also with three micro-batches and document masks.
@@ -231,12 +231,20 @@ for p in sys.path:
         fi
         export NCCL_HOME=$found
     fi
-    NCCL_TEST_BINARY=$bin/check-nccl attempt "nccl: 1, 2 and 4 ranks" "${nccl_limit:-60}" bash ./nccl.sh
+    if [ -n "${quick:-}" ]; then
+        NCCL_TEST_BINARY=$bin/check-nccl attempt "nccl: 1 and 2 ranks" 90 bash ./nccl.sh quick
+    else
+        NCCL_TEST_BINARY=$bin/check-nccl attempt "nccl: 1, 2 and 4 ranks" 600 bash ./nccl.sh
+    fi
 }
 
 sanitizer() {
     if ! command -v compute-sanitizer >/dev/null; then
         skip sanitizer "there is no compute-sanitizer here"
+        return
+    fi
+    if ! timeout 30 compute-sanitizer --report-api-errors no "$bin/check" elementwise::fill >"$runs/output" 2>&1; then
+        skip sanitizer "compute-sanitizer does not work here: $(grep -m 1 -i 'not supported\|error' "$runs/output" | cut -c 1-200)"
         return
     fi
     # An answer of the driver that is no success is no mistake: a kernel is asked for its parameters until there is no more.
@@ -305,11 +313,7 @@ fi
 machine before
 case $part in
 conformance | kernels | sanitizer) "$part" ;;
-nccl)
-    nccl_limit=600
-    nccl
-    ;;
-curves) curves ;;
+nccl | curves) "$part" ;;
 bench)
     bench_limit=180 peers_limit=240
     bench

@@ -4,6 +4,7 @@
 #   collectives/tests/nccl.sh install    a folder with libnccl, downloaded from PyPI the first time (350 MB); prints it
 #   collectives/tests/nccl.sh library    what needs libnccl and no GPU
 #   collectives/tests/nccl.sh            on a machine with GPUs: also the suite for 1, 2 and 4 ranks, timeout, death
+#   collectives/tests/nccl.sh quick      of these, the suite for 1 and 2 ranks, timeout and death for 2
 #   collectives/tests/nccl.sh bench      rates, for as many ranks as there are GPUs, at least 2
 #
 # With fewer GPUs than ranks, ranks share them: NCCL 2.30 or newer allows that when asked; older ones take ranks of
@@ -96,14 +97,25 @@ library() {
     [ $? -eq 0 ] && cat "$output" || verdict library 1 false
 }
 
-case $what in
-library) library ;;
-all)
-    library
+need_gpu() {
     if [ "$gpus" -eq 0 ]; then
         echo "nccl.sh: there is no GPU here: only the library was tested" >&2
         exit 1
     fi
+}
+
+case $what in
+library) library ;;
+quick)
+    library
+    need_gpu
+    for ranks in 1 2; do run 60 "$ranks" suite; done
+    run 40 2 timeout
+    run 40 2 dead
+    ;;
+all)
+    library
+    need_gpu
     for ranks in 1 2 4; do run 240 "$ranks" suite; done
     for ranks in 2 4; do run 240 "$ranks" unchecked; done
     for ranks in 2 3; do run 60 "$ranks" timeout; done
