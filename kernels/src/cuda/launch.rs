@@ -12,7 +12,10 @@ use crate::{TensorMut, TensorRef};
 pub const THREADS: u32 = 256;
 
 /// Shared memory that a block of any kernel may take: what an A100 gives it. GPUs that give less are refused.
-pub const MAX_SHARED_BYTES: u32 = 163 << 10;
+pub(super) const MAX_SHARED_BYTES: u32 = 163 << 10;
+
+/// Arguments that a launch may have. The most are those of `combine.cu`, 36.
+pub(super) const MAX_ARGS: usize = 40;
 
 /// Bytes that one thread moves by one instruction.
 const VECTOR_BYTES: usize = 16;

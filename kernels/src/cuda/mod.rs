@@ -35,6 +35,7 @@ use crate::{Cost, Element, KernelError, Result, Storage, TensorMut, TensorRef};
 pub use driver::Driver;
 use driver::Span;
 pub use launch::{Arg, LaunchConfig, THREADS};
+use launch::{MAX_ARGS, MAX_SHARED_BYTES};
 
 /// A device whose kernels are those of `kernels/cuda`. Clones share the stream.
 #[derive(Clone)]
@@ -58,10 +59,15 @@ impl<Dr: Driver> Cuda<Dr> {
 
     /// Queues a kernel on the stream. Arguments are in the order of the kernel's parameters. The one place
     /// where an empty grid, that of zero elements, is no launch at all.
+    ///
+    /// # Panics
+    /// If a kernel takes more than every driver and every GPU has room for.
     fn launch(&self, kernel: &'static str, config: LaunchConfig, args: &[Arg<'_, Dr::Memory>]) -> Result<()> {
         if config.is_empty() {
             return Ok(());
         }
+        assert!(args.len() <= MAX_ARGS, "{kernel}: {} arguments", args.len());
+        assert!(config.shared_bytes <= MAX_SHARED_BYTES, "{kernel}: {} bytes", config.shared_bytes);
         self.driver.launch(kernel, config, args)
     }
 }

@@ -10,11 +10,9 @@ use super::call::check;
 use super::context::Context;
 use super::probe::Code;
 use crate::cuda::LaunchConfig;
+use crate::cuda::launch::MAX_ARGS;
 use crate::cuda::modules::Module;
 use crate::{KernelError, Result};
-
-/// At least as many parameters as any kernel has: those of `combine.cu` have 36.
-const MAX_PARAMETERS: usize = 40;
 
 /// Loaded modules and what is in them. Loaded once, so that a launch only looks up.
 pub(super) struct Kernels {
@@ -38,15 +36,15 @@ struct Kernel {
 
 /// The arguments of a launch as the driver takes them: the first `bytes` of each value.
 pub(super) struct Arguments {
-    values: [u64; MAX_PARAMETERS],
-    bytes: [usize; MAX_PARAMETERS],
+    values: [u64; MAX_ARGS],
+    bytes: [usize; MAX_ARGS],
     count: usize,
 }
 
 impl Arguments {
     /// None yet.
     pub(super) fn new() -> Self {
-        Arguments { values: [0; MAX_PARAMETERS], bytes: [0; MAX_PARAMETERS], count: 0 }
+        Arguments { values: [0; MAX_ARGS], bytes: [0; MAX_ARGS], count: 0 }
     }
 
     /// Appends one.
@@ -54,7 +52,7 @@ impl Arguments {
     /// # Panics
     /// If there are too many.
     pub(super) fn push(&mut self, value: u64, bytes: usize) {
-        assert!(self.count < MAX_PARAMETERS, "a kernel of more than {MAX_PARAMETERS} parameters");
+        assert!(self.count < MAX_ARGS, "a kernel of more than {MAX_ARGS} parameters");
         // Hosts of NVIDIA GPUs are little-endian: the first bytes are the low ones.
         self.values[self.count] = value;
         self.bytes[self.count] = bytes;
@@ -113,7 +111,7 @@ impl Kernels {
     ) -> Result<()> {
         let kernel = self.by_name.get(name).ok_or_else(|| refusal(name, "there is no such kernel".into()))?;
         kernel.check(name, config, arguments.bytes())?;
-        let mut pointers = [std::ptr::null_mut::<c_void>(); MAX_PARAMETERS];
+        let mut pointers = [std::ptr::null_mut::<c_void>(); MAX_ARGS];
         for (pointer, value) in pointers.iter_mut().zip(&mut arguments.values) {
             *pointer = (value as *mut u64).cast();
         }
@@ -223,7 +221,7 @@ fn allow_shared_memory(function: CUfunction, max_shared_bytes: u32) -> Result<u3
 /// Bytes of every parameter of a kernel.
 fn parameters(function: CUfunction) -> Result<Vec<usize>> {
     let mut sizes = Vec::new();
-    for index in 0..MAX_PARAMETERS {
+    for index in 0..MAX_ARGS {
         let (mut offset, mut size) = (0, 0);
         // SAFETY: a function of a loaded module; the driver writes two lengths.
         match unsafe { sys::cuFuncGetParamInfo(function, index, &mut offset, &mut size) } {
@@ -271,7 +269,7 @@ mod tests {
         let counts: Vec<(usize, &str)> =
             kernels.map(|(ptx, name)| (parameters_in(ptx, name), name)).collect();
         let (most, name) = counts.iter().max().copied().unwrap();
-        assert!(most <= MAX_PARAMETERS, "{name} has {most} parameters");
+        assert!(most <= MAX_ARGS, "{name} has {most} parameters");
         assert!(counts.contains(&(36, "combine_sum_f32")), "parameters are counted wrong");
     }
 

@@ -36,7 +36,7 @@ pub use moments::CudaMoment;
 use moments::Times;
 pub use probe::{Gpu, driver_cuda_version, probe};
 use staging::Staging;
-use stream::{Event, Stream};
+use stream::{Event, Priority, Stream};
 
 /// A handle to a GPU, with a stream of its own. Clones share the stream.
 #[derive(Clone)]
@@ -73,7 +73,7 @@ impl Cudarc {
         let context = Context::open(gpu)?;
         let kernels = Kernels::load(Arc::clone(&context), code, MODULES.iter().chain(more))?;
         let times = Times::new(&context)?;
-        Self::on(&context, Arc::new(kernels), Arc::new(times))
+        Self::on(&context, Priority::Usual, Arc::new(kernels), Arc::new(times))
     }
 
     /// What GPU it is.
@@ -93,8 +93,14 @@ impl Cudarc {
         Ok(free)
     }
 
-    fn on(context: &Arc<Context>, kernels: Arc<Kernels>, times: Arc<Times>) -> Result<Self> {
-        Ok(Cudarc { stream: Arc::new(Stream::new(context)?), kernels, times, staging: Arc::default() })
+    fn on(
+        context: &Arc<Context>,
+        priority: Priority,
+        kernels: Arc<Kernels>,
+        times: Arc<Times>,
+    ) -> Result<Self> {
+        let stream = Arc::new(Stream::new(context, priority)?);
+        Ok(Cudarc { stream, kernels, times, staging: Arc::default() })
     }
 
     fn context(&self) -> &Arc<Context> {
@@ -214,7 +220,7 @@ impl Driver for Cudarc {
 
     fn fork(&self) -> Result<Self> {
         self.refuse_in_capture("fork")?;
-        Self::on(self.context(), Arc::clone(&self.kernels), Arc::clone(&self.times))
+        Self::on(self.context(), Priority::High, Arc::clone(&self.kernels), Arc::clone(&self.times))
     }
 
     fn capture<E: From<KernelError>>(&self, work: impl FnOnce() -> Result<(), E>) -> Result<CudaGraph, E> {

@@ -9,7 +9,7 @@ use ::cudarc::driver::sys::{self, CUevent, CUresult};
 use super::Cudarc;
 use super::call::check;
 use super::context::Context;
-use super::stream::{Event, Stream};
+use super::stream::{Event, Priority, Stream};
 use crate::cuda::driver::Moments;
 use crate::{KernelError, Result};
 
@@ -93,7 +93,7 @@ impl Times {
 impl Clock {
     /// An event on a stream that has nothing else to do is reached at once, whatever other streams do.
     fn read(context: &Arc<Context>) -> Result<Self> {
-        let (stream, event) = (Stream::new(context)?, Event::timed(context)?);
+        let (stream, event) = (Stream::new(context, Priority::High)?, Event::timed(context)?);
         event.record(&stream)?;
         let since = Instant::now();
         while !event.is_reached()? {

@@ -13,6 +13,16 @@ use crate::Result;
 /// Points of a stream that can be waited for at a time; see [`Stream::point`].
 const POINTS: usize = 256;
 
+/// Whose blocks a GPU starts first, of streams that have some waiting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Priority {
+    /// Of the work itself.
+    Usual,
+    /// Of collectives, for which others wait: they are short, and would otherwise stand behind every block of the
+    /// product that is under way.
+    High,
+}
+
 /// A queue of work that no other stream waits for, but by events.
 pub(super) struct Stream {
     points: Vec<Event>,
@@ -40,13 +50,19 @@ unsafe impl Sync for Event {}
 
 impl Stream {
     /// A stream without work.
-    pub(super) fn new(context: &Arc<Context>) -> Result<Self> {
+    pub(super) fn new(context: &Arc<Context>, priority: Priority) -> Result<Self> {
         context.enter()?;
         let points = (0..POINTS).map(|_| Event::new(context)).collect::<Result<_>>()?;
+        let (mut usual, mut high) = (0, 0);
+        // SAFETY: the context is current; the driver writes two integers, both 0 where streams have no priorities.
+        let answer = unsafe { sys::cuCtxGetStreamPriorityRange(&mut usual, &mut high) };
+        check("cuCtxGetStreamPriorityRange", answer)?;
+        let priority = if priority == Priority::High { high } else { usual };
         let mut raw = std::ptr::null_mut();
         let flags = CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: the context is current; the driver writes one handle.
-        check("cuStreamCreate", unsafe { sys::cuStreamCreate(&mut raw, flags) })?;
+        let answer = unsafe { sys::cuStreamCreateWithPriority(&mut raw, flags, priority) };
+        check("cuStreamCreateWithPriority", answer)?;
         let (next_point, recorded) = (AtomicUsize::new(0), Recorded::default());
         Ok(Stream { points, next_point, recorded, raw, context: Arc::clone(context) })
     }
