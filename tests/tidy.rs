@@ -1,4 +1,5 @@
-//! The repository's own rules: dependency order, the README's file tree, where `unsafe` and `asm` may stand.
+//! The repository's own rules: dependency order, the README's file tree, where `unsafe` and `asm` may stand, and how
+//! wide documents are.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -111,6 +112,24 @@ fn links_in_documents_lead_somewhere() {
             }
             let file = path.parent().unwrap().join(file);
             assert!(file.exists(), "{}: link to {target}", relative(&path));
+        }
+    }
+}
+
+/// Tables and code are as wide as they are, and so is the log of benchmarks, which keeps what was once written.
+#[test]
+fn prose_of_documents_is_at_most_120_columns_wide() {
+    for path in files(root(), "md").into_iter().filter(|path| relative(path) != "benches/LOG.md") {
+        let mut is_code = false;
+        for (number, line) in (1..).zip(read(&path).lines()) {
+            let start = line.trim_start();
+            is_code ^= start.starts_with("```");
+            let columns = line.chars().count();
+            assert!(
+                is_code || start.starts_with('|') || columns <= 120,
+                "{}:{number}: {columns} columns of prose; hint: 120 at most",
+                relative(&path)
+            );
         }
     }
 }

@@ -89,6 +89,19 @@ impl World {
     }
 }
 
+/// Runs a command on the ranks of this process, which is one of them or, with `--ranks` (`threads`), all of them.
+///
+/// # Errors
+/// The launcher's variables contradict each other; those of [`World::new`], and of the command: what
+/// [`speak`] leaves to this rank.
+pub fn enter(threads: Option<usize>, command: impl FnOnce(&Ranks, World) -> Result<u8>) -> Result<u8> {
+    let ranks = Ranks::discover(&env::variable).map_err(|error| Error::input(error.to_string()))?;
+    match World::new(&ranks, threads) {
+        Ok(world) => speak(ranks.rank, Agree::Perhaps, command(&ranks, world)),
+        Err(error) => speak(ranks.rank, Agree::Surely, Err(error)),
+    }
+}
+
 /// What a rank returns for an error that it met before it could tell the others: all may have met it. Rank 0
 /// speaks. The others return the exit code without a word if they `agree` on that, else speak later, by when a
 /// launcher has ended them if rank 0 has failed.

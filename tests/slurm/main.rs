@@ -4,7 +4,7 @@
 //! - `cluster`: the cluster, jobs and steps. `cluster.sh` starts it, also by hand.
 //! - `start`: what ranks compute, and what does not start. `requeue`: signals, exit code 75 and the next start.
 //!   `submitted`: jobs of `tisserand submit`. `death`: ranks that are killed or stopped. `disk`: full disks and torn
-//!   files. `folder`: two jobs on one run. `scaling`: a sweep over nodes.
+//!   files. `folder`: two jobs on one run. `scaling`: a sweep over nodes. `doctor`: nodes against each other.
 //!
 //! All nodes are this machine: they share its host name, its cores and its file systems. What two machines do
 //! differently, delay, loss and cut links, is in `tests/network`.
@@ -14,6 +14,7 @@ mod death;
 mod disk;
 #[path = "../support/disk.rs"]
 mod disk_support;
+mod doctor;
 mod folder;
 mod requeue;
 #[path = "../support/run.rs"]

@@ -1,6 +1,6 @@
 //! `tisserand accept`
 
-use tisserand_runtime::{Error, Result};
+use tisserand_runtime::Result;
 
 use super::{DONE, FAILED};
 use crate::accept::record::Record;
@@ -9,7 +9,7 @@ use crate::doctor;
 use crate::doctor::file_system::Scratch;
 use crate::node::Node;
 use crate::ranks::Ranks;
-use crate::world::{self, Agree, World};
+use crate::world::{self, World};
 use crate::{cli, env};
 
 /// Seconds of measuring of the doctor.
@@ -20,11 +20,7 @@ const STAGES: usize = 5;
 
 /// Runs all stages.
 pub(super) fn run(arguments: &cli::Accept) -> Result<u8> {
-    let ranks = Ranks::discover(&env::variable).map_err(|error| Error::input(error.to_string()))?;
-    match World::new(&ranks, arguments.ranks) {
-        Ok(world) => world::speak(ranks.rank, Agree::Perhaps, accept(arguments, &ranks, world)),
-        Err(error) => world::speak(ranks.rank, Agree::Surely, Err(error)),
-    }
+    world::enter(arguments.ranks, |ranks, world| accept(arguments, ranks, world))
 }
 
 fn accept(arguments: &cli::Accept, ranks: &Ranks, world: World) -> Result<u8> {

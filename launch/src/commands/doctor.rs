@@ -8,16 +8,12 @@ use crate::doctor::file_system::Scratch;
 use crate::doctor::{self, Options, Report, Verdict, text};
 use crate::node::Node;
 use crate::ranks::Ranks;
-use crate::world::{self, Agree, World};
+use crate::world::{self, World};
 use crate::{cli, env, output};
 
 /// Examines the machines, on this process's rank or on all of them.
 pub(super) fn run(arguments: &cli::Doctor) -> Result<u8> {
-    let ranks = Ranks::discover(&env::variable).map_err(|error| Error::input(error.to_string()))?;
-    match World::new(&ranks, arguments.ranks) {
-        Ok(world) => world::speak(ranks.rank, Agree::Perhaps, examine(arguments, &ranks, world)),
-        Err(error) => world::speak(ranks.rank, Agree::Surely, Err(error)),
-    }
+    world::enter(arguments.ranks, |ranks, world| examine(arguments, ranks, world))
 }
 
 fn examine(arguments: &cli::Doctor, ranks: &Ranks, world: World) -> Result<u8> {

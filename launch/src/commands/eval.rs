@@ -13,16 +13,12 @@ use super::{DONE, load_on};
 use crate::device::{self, Place};
 use crate::node::Node;
 use crate::ranks::Ranks;
-use crate::world::{self, Agree, World};
-use crate::{cli, env, output};
+use crate::world::{self, World};
+use crate::{cli, output};
 
 /// Prints the loss of every validation set of the run file.
 pub(super) fn run(arguments: &cli::Eval) -> Result<u8> {
-    let ranks = Ranks::discover(&env::variable).map_err(|error| Error::input(error.to_string()))?;
-    match World::new(&ranks, arguments.ranks) {
-        Ok(world) => world::speak(ranks.rank, Agree::Perhaps, on_ranks(arguments, &ranks, world)),
-        Err(error) => world::speak(ranks.rank, Agree::Surely, Err(error)),
-    }
+    world::enter(arguments.ranks, |ranks, world| on_ranks(arguments, ranks, world))
 }
 
 fn on_ranks(arguments: &cli::Eval, ranks: &Ranks, world: World) -> Result<u8> {

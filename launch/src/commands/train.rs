@@ -3,23 +3,19 @@
 use std::sync::Arc;
 
 use tisserand_collectives::ControlPlane;
+use tisserand_runtime::Result;
 use tisserand_runtime::run::StopFlag;
 use tisserand_runtime::train::{self, Outcome, TrainOptions};
-use tisserand_runtime::{Error, Result};
 
 use super::load_on;
 use crate::node::Node;
 use crate::ranks::Ranks;
-use crate::world::{self, Agree, World};
+use crate::world::{self, World};
 use crate::{cli, device, env, output, placement, signals, slurm};
 
 /// Trains, on this process's rank or on all of them, and says how to go on.
 pub(super) fn run(arguments: cli::Train) -> Result<u8> {
-    let ranks = Ranks::discover(&env::variable).map_err(|error| Error::input(error.to_string()))?;
-    match World::new(&ranks, arguments.ranks) {
-        Ok(world) => world::speak(ranks.rank, Agree::Perhaps, train(arguments, &ranks, world)),
-        Err(error) => world::speak(ranks.rank, Agree::Surely, Err(error)),
-    }
+    world::enter(arguments.ranks, |ranks, world| train(arguments, ranks, world))
 }
 
 fn train(arguments: cli::Train, ranks: &Ranks, world: World) -> Result<u8> {

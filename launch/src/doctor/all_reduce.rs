@@ -9,15 +9,13 @@ use tisserand_runtime::{Error, Result};
 
 use super::finding::{Better, Finding};
 use super::hosts::Hosts;
+use super::measure::rounds;
 
 const CHECK: &str = "all_reduce";
 
 /// Below this, time is latency.
 const SHORT_BYTES: usize = 4 << 10;
 const MIDDLE_BYTES: usize = 1 << 20;
-
-/// Times each series is measured.
-const ROUNDS: usize = 3;
 
 /// Some ranks among which sums are taken.
 struct Group<'a, D: Device> {
@@ -60,7 +58,7 @@ pub(super) fn check<D: Device>(
     for group in present {
         for bytes in [SHORT_BYTES, MIDDLE_BYTES, long_bytes] {
             let taken = measure(control, &ctx, group.ranks, bytes, share)?;
-            findings.extend(rows(group, bytes, taken));
+            findings.extend(rows(group, bytes, &taken));
         }
     }
     Ok(findings)
@@ -88,14 +86,14 @@ fn prove<D: Device>(ctx: &Context<D>, group: &mut Group<'_, D>) -> Result<()> {
     }
 }
 
-/// Seconds of one all-reduce: of a series of calls, one behind the other; the fastest series.
+/// Seconds of one all-reduce in each round: of a series of calls, one behind the other.
 fn measure<D: Device>(
     control: &dyn ControlPlane,
     ctx: &Context<D>,
     ranks: &mut dyn Communicator<D>,
     bytes: usize,
     seconds: f64,
-) -> Result<f64> {
+) -> Result<Vec<f64>> {
     let len = bytes / 4;
     let mut block = ctx.arena.block(Class::Communication, DType::F32, len)?;
     ctx.device.zero(block.view_mut([len]))?;
@@ -107,35 +105,39 @@ fn measure<D: Device>(
             block = ranks.run(Call::AllReduce(ReduceOp::Sum), block)?;
         }
         ctx.device.synchronize()?;
-        Ok((begun.elapsed().as_secs_f64() / calls as f64, block))
+        Ok((begun.elapsed().as_secs_f64().max(1e-9) / calls as f64, block))
     };
-    let (first, mut block) = series(ranks, block, 1)?;
+    let (first, block) = series(ranks, block, 1)?;
     let slowest = control.max(Channel::Step, (first * 1e9) as u64)? as f64 / 1e9;
-    let calls = (seconds / ROUNDS as f64 / slowest.max(1e-7)).clamp(1.0, 1000.0) as u64;
-    let mut fastest = f64::INFINITY;
-    for _ in 0..ROUNDS {
-        let (taken, back) = series(ranks, block, calls)?;
-        (fastest, block) = (fastest.min(taken), back);
-    }
-    Ok(fastest.max(1e-9))
+    let (mut block, mut all) = (Some(block), Vec::new());
+    rounds(control, seconds, |share| {
+        let calls = (share / slowest.max(1e-7)).clamp(1.0, 1000.0) as u64;
+        let (taken, back) = series(ranks, block.take().expect("it comes back from every round"), calls)?;
+        block = Some(back);
+        all.push(taken);
+        Ok(())
+    })?;
+    Ok(all)
 }
 
-fn rows<D: Device>(group: &Group<'_, D>, bytes: usize, taken: f64) -> Vec<Finding> {
-    let figure = |name: String, number: f64, unit: &str, better: Better| match group.of_a_host {
-        true => Finding::figure(CHECK, &name, number, unit, better),
-        false => Finding::number(CHECK, &name, number, unit),
+fn rows<D: Device>(group: &Group<'_, D>, bytes: usize, taken: &[f64]) -> Vec<Finding> {
+    let figure = |name: String, of_round: &dyn Fn(f64) -> f64, unit: &str, better: Better| {
+        let rounds = taken.iter().map(|taken| of_round(*taken)).collect();
+        let figure = Finding::figure(CHECK, &name, rounds, unit, better);
+        if group.of_a_host { figure } else { Finding { better: None, ..figure } }
     };
     let n = group.ranks.size();
     if n == 1 {
         return Vec::new();
     }
     if bytes == SHORT_BYTES {
-        return vec![figure(format!("{}, 4 KiB", group.name), 1e6 * taken, "us", Better::Lower)];
+        return vec![figure(format!("{}, 4 KiB", group.name), &|taken| 1e6 * taken, "us", Better::Lower)];
     }
-    let (size, rate) = (format!("{}, {} MiB", group.name, bytes >> 20), bytes as f64 / taken / 1e9);
-    let bus = rate * Collective::AllReduce.sent_per_payload(n);
+    let size = format!("{}, {} MiB", group.name, bytes >> 20);
+    let rate = |taken: f64| bytes as f64 / taken / 1e9;
+    let bus = |taken: f64| rate(taken) * Collective::AllReduce.sent_per_payload(n);
     vec![
-        figure(format!("{size}, algorithm"), rate, "GB/s", Better::Higher),
-        figure(format!("{size}, bus"), bus, "GB/s", Better::Higher),
+        figure(format!("{size}, algorithm"), &rate, "GB/s", Better::Higher),
+        figure(format!("{size}, bus"), &bus, "GB/s", Better::Higher),
     ]
 }

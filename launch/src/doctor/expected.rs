@@ -52,7 +52,7 @@ mod tests {
         let machine = Machine::load("h100-sxm").unwrap();
         let judged = |share: f64| {
             let due = machine.calibration.bandwidth * machine.gpu.memory_bytes_per_s / 1e9;
-            let mut finding = Finding::figure("gpu", "copy", share * due, "GB/s", Better::Higher);
+            let mut finding = Finding::figure("gpu", "copy", vec![share * due], "GB/s", Better::Higher);
             judge(&machine, &mut finding);
             (finding.verdict, finding.advice)
         };
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn other_figures_are_left_alone() {
-        let mut finding = Finding::figure("gemm", "f32", 1.0, "GFLOP/s", Better::Higher);
+        let mut finding = Finding::figure("gemm", "f32", vec![1.0], "GFLOP/s", Better::Higher);
         judge(&Machine::load("h100-sxm").unwrap(), &mut finding);
         assert_eq!(finding.verdict, Verdict::Ok);
     }

@@ -1,5 +1,7 @@
 //! What a check has found on one rank.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 /// How good it is.
@@ -46,6 +48,24 @@ pub enum Better {
     Lower,
 }
 
+impl Better {
+    /// The worse one is less.
+    pub(super) fn order(self, a: f64, b: f64) -> Ordering {
+        match self {
+            Better::Higher => a.total_cmp(&b),
+            Better::Lower => b.total_cmp(&a),
+        }
+    }
+
+    /// How good a figure is beside another one: 0.5 is half as good.
+    pub(super) fn share(self, figure: f64, of: f64) -> f64 {
+        match self {
+            Better::Higher => figure / of,
+            Better::Lower => of / figure,
+        }
+    }
+}
+
 /// One row of one rank.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Finding {
@@ -59,6 +79,9 @@ pub struct Finding {
     pub unit: String,
     /// Set if hosts are compared by it.
     pub better: Option<Better>,
+    /// What each round of a figure has given; the best of them is the value.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rounds: Vec<f64>,
     /// How good it is, by itself.
     pub verdict: Verdict,
     /// What is wrong and what to do, in one line; empty if all is well.
@@ -74,6 +97,7 @@ impl Finding {
             value: Value::Text(text.into()),
             unit: String::new(),
             better: None,
+            rounds: Vec::new(),
             verdict: Verdict::Ok,
             advice: String::new(),
         }
@@ -84,9 +108,10 @@ impl Finding {
         Finding { value: Value::Number(number), unit: unit.to_owned(), ..Finding::text(check, name, "") }
     }
 
-    /// A figure by which they are.
-    pub fn figure(check: &str, name: &str, number: f64, unit: &str, better: Better) -> Self {
-        Finding { better: Some(better), ..Finding::number(check, name, number, unit) }
+    /// A figure by which they are: what each round has given, of which there is one at least.
+    pub fn figure(check: &str, name: &str, rounds: Vec<f64>, unit: &str, better: Better) -> Self {
+        let best = rounds.iter().copied().max_by(|a, b| better.order(*a, *b)).expect("a figure has a round");
+        Finding { better: Some(better), rounds, ..Finding::number(check, name, best, unit) }
     }
 
     /// A check that could not be made: an error in one line.

@@ -5,8 +5,7 @@ use tisserand_kernels::ops::{elementwise, gemm};
 use tisserand_kernels::{Block, Class, Context, DType, Device, DryRun};
 use tisserand_runtime::Result;
 
-use super::finding::{Better, Finding};
-use super::measure::fastest;
+use super::measure::{Call, Work};
 
 /// A product of two square matrices.
 struct Product<D: Device> {
@@ -45,36 +44,40 @@ impl<D: Device> Product<D> {
     }
 }
 
-/// FLOP/s of products of `n` × `n` matrices, `batch` of them queued at a time.
-fn flop_per_s<D: Device>(device: &D, dtype: DType, n: usize, batch: usize, seconds: f64) -> Result<f64> {
+/// Products of `n` × `n` matrices, `batch` of them queued at a time.
+fn products<D: Device>(device: &D, dtype: DType, n: usize, batch: usize) -> Result<Call> {
     let mut dry = Product::new(DryRun::new(device.caps()), dtype, n, DryRun::CAPACITY_BYTES)?;
     dry.fill()?;
     dry.run()?;
     let mut product = Product::new(device.clone(), dtype, n, dry.ctx.arena.high_water_bytes())?;
     product.fill()?;
-    let taken = fastest(seconds, || {
+    Ok(Box::new(move || {
         (0..batch).try_for_each(|_| product.run())?;
         Ok(product.ctx.device.synchronize()?)
-    })?;
-    Ok(2.0 * (n as f64).powi(3) * batch as f64 / taken)
+    }))
 }
 
-/// The row of a CPU device with so many threads.
-pub(super) fn on_cpu<D: Device>(device: &D, threads: usize, seconds: f64) -> Result<Finding> {
+fn flops(n: usize, batch: usize) -> f64 {
+    2.0 * (n as f64).powi(3) * batch as f64
+}
+
+/// On a CPU device with so many threads.
+pub(super) fn on_cpu<D: Device>(device: &D, threads: usize) -> Work {
     let n = match threads {
         ..=8 => 1024,
         9..=64 => 2048,
         _ => 4096,
     };
-    let rate = flop_per_s(device, DType::F32, n, 1, seconds)? / 1e9;
-    Ok(Finding::figure("gemm", "f32", rate, "GFLOP/s", Better::Higher))
+    let call = products(device, DType::F32, n, 1);
+    Work { check: "gemm", name: "f32", amount: flops(n, 1) / 1e9, unit: "GFLOP/s", call }
 }
 
-/// The row of a GPU.
+/// On a GPU.
 #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "asked for in builds for GPUs"))]
-pub(super) fn on_gpu<D: Device>(check: &str, device: &D, seconds: f64) -> Result<Finding> {
-    let rate = flop_per_s(device, DType::Bf16, 8192, 8, seconds)? / 1e12;
-    Ok(Finding::figure(check, "gemm bf16", rate, "TFLOP/s", Better::Higher))
+pub(super) fn on_gpu<D: Device>(check: &'static str, device: &D) -> Work {
+    let (n, batch) = (8192, 8);
+    let call = products(device, DType::Bf16, n, batch);
+    Work { check, name: "gemm bf16", amount: flops(n, batch) / 1e12, unit: "TFLOP/s", call }
 }
 
 #[cfg(test)]
@@ -84,10 +87,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn products_are_measured_in_both_types() {
+    fn products_are_made_in_both_types() {
         let device = Cpu::new(1).unwrap();
         for dtype in [DType::F32, DType::Bf16] {
-            assert!(flop_per_s(&device, dtype, 64, 2, 0.01).unwrap() > 0.0);
+            products(&device, dtype, 64, 2).unwrap()().unwrap();
         }
     }
 }

@@ -6,7 +6,7 @@ use tisserand_runtime::Result;
 
 use super::finding::Finding;
 use super::memory::GIB;
-use super::{gemm, memory};
+use super::{gemm, measure, memory};
 use crate::device::{self, OpenGpu, Place};
 
 const CHECK: &str = "gpu";
@@ -57,7 +57,8 @@ fn describe(open: &OpenGpu) -> Vec<Finding> {
     ]
 }
 
-/// The rates of a GPU, for about `seconds`.
+/// The rates of a GPU, for about `seconds`. All GPUs of a node work at the same time: they share its memory, its links
+/// and its power.
 pub(super) fn measure<D: Device>(
     control: &dyn ControlPlane,
     device: &D,
@@ -65,22 +66,7 @@ pub(super) fn measure<D: Device>(
     seconds: f64,
 ) -> Result<Vec<Finding>> {
     let bytes = (1 << 30).min(free_bytes / 8).next_multiple_of(4096);
-    let link_bytes = bytes.min(256 << 20);
-    let mut findings = Vec::new();
-    control.barrier(Channel::Step)?;
-    findings.push(part("copy", memory::check(CHECK, device, bytes, 0.2 * seconds)));
-    // All GPUs of a node share its memory and its links.
-    control.barrier(Channel::Step)?;
-    match memory::link(CHECK, device, link_bytes, 0.4 * seconds) {
-        Ok(link) => findings.extend(link),
-        Err(error) => findings.push(Finding::failed(CHECK, "link to the host", &error)),
-    }
-    // And power.
-    control.barrier(Channel::Step)?;
-    findings.push(part("gemm bf16", gemm::on_gpu(CHECK, device, 0.4 * seconds)));
-    Ok(findings)
-}
-
-fn part(name: &str, measured: Result<Finding>) -> Finding {
-    measured.unwrap_or_else(|error| Finding::failed(CHECK, name, &error))
+    let [up, down] = memory::link(CHECK, device, bytes.min(256 << 20));
+    let work = vec![memory::copies(CHECK, device, bytes), up, down, gemm::on_gpu(CHECK, device)];
+    measure::rates(control, seconds, work)
 }

@@ -3,11 +3,12 @@
 use tisserand_kernels::{Class, Context, DType, Device};
 use tisserand_runtime::Result;
 
-use super::finding::{Better, Finding};
-use super::measure::fastest;
+use super::measure::{Call, Work};
 
 /// Bytes of a GiB.
 pub(super) const GIB: f64 = (1_u64 << 30) as f64;
+
+const UNIT: &str = "GB/s";
 
 /// Copies of 64 MiB are beyond all caches of a core.
 const LEAST_BYTES: usize = 64 << 20;
@@ -19,36 +20,51 @@ pub(super) fn buffer_bytes(cores: usize, free_bytes: f64) -> usize {
     wanted.min((free_bytes / 8.0) as usize).max(1 << 20).next_multiple_of(4096)
 }
 
-/// The row of a device's own memory: bytes read plus bytes written.
-pub(super) fn check<D: Device>(check: &str, device: &D, bytes: usize, seconds: f64) -> Result<Finding> {
-    let len = bytes / 4;
-    let ctx = Context::new(device.clone(), 2 * bytes + (1 << 16))?;
-    let mut from = ctx.arena.block(Class::Workspace, DType::F32, len)?;
-    let mut to = ctx.arena.block(Class::Workspace, DType::F32, len)?;
-    device.zero(from.view_mut([len]))?;
-    device.zero(to.view_mut([len]))?;
-    let copy = fastest(seconds, || {
-        device.copy(from.view([len]), to.view_mut([len]))?;
-        Ok(device.synchronize()?)
-    })?;
-    Ok(Finding::figure(check, "copy", 2.0 * bytes as f64 / copy / 1e9, "GB/s", Better::Higher))
+/// Copies inside of a device's own memory: bytes read plus bytes written.
+pub(super) fn copies<D: Device>(check: &'static str, device: &D, bytes: usize) -> Work {
+    let call = copy(device.clone(), bytes);
+    Work { check, name: "copy", amount: 2.0 * bytes as f64 / 1e9, unit: UNIT, call }
 }
 
-/// The rows of a GPU's link to its host.
-#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "GPUs alone have a link"))]
-pub(super) fn link<D: Device>(check: &str, device: &D, bytes: usize, seconds: f64) -> Result<Vec<Finding>> {
+fn copy<D: Device>(device: D, bytes: usize) -> Result<Call> {
     let len = bytes / 4;
-    let ctx = Context::new(device.clone(), bytes + (1 << 16))?;
+    let ctx = Context::new(device, 2 * bytes + (1 << 16))?;
+    let mut from = ctx.arena.block(Class::Workspace, DType::F32, len)?;
+    let mut to = ctx.arena.block(Class::Workspace, DType::F32, len)?;
+    ctx.device.zero(from.view_mut([len]))?;
+    ctx.device.zero(to.view_mut([len]))?;
+    Ok(Box::new(move || {
+        ctx.device.copy(from.view([len]), to.view_mut([len]))?;
+        Ok(ctx.device.synchronize()?)
+    }))
+}
+
+/// Copies over a GPU's link to its host, up and down.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "GPUs alone have a link"))]
+pub(super) fn link<D: Device>(check: &'static str, device: &D, bytes: usize) -> [Work; 2] {
+    let work = |name, call| Work { check, name, amount: bytes as f64 / 1e9, unit: UNIT, call };
+    [
+        work("host to GPU", upload(device.clone(), bytes / 4)),
+        work("GPU to host", download(device.clone(), bytes / 4)),
+    ]
+}
+
+fn upload<D: Device>(device: D, len: usize) -> Result<Call> {
+    let ctx = Context::new(device, 4 * len + (1 << 16))?;
     let mut block = ctx.arena.block(Class::Workspace, DType::F32, len)?;
+    let host = vec![0.0_f32; len];
+    Ok(Box::new(move || {
+        ctx.device.upload(&host, block.view_mut([len]))?;
+        Ok(ctx.device.synchronize()?)
+    }))
+}
+
+fn download<D: Device>(device: D, len: usize) -> Result<Call> {
+    let ctx = Context::new(device, 4 * len + (1 << 16))?;
+    let mut block = ctx.arena.block(Class::Workspace, DType::F32, len)?;
+    ctx.device.zero(block.view_mut([len]))?;
     let mut host = vec![0.0_f32; len];
-    let up = fastest(seconds / 2.0, || {
-        device.upload(&host, block.view_mut([len]))?;
-        Ok(device.synchronize()?)
-    })?;
-    let down = fastest(seconds / 2.0, || Ok(device.download(block.view([len]), &mut host)?))?;
-    let row =
-        |name, taken: f64| Finding::figure(check, name, bytes as f64 / taken / 1e9, "GB/s", Better::Higher);
-    Ok(vec![row("host to GPU", up), row("GPU to host", down)])
+    Ok(Box::new(move || Ok(ctx.device.download(block.view([len]), &mut host)?)))
 }
 
 #[cfg(test)]
@@ -66,12 +82,11 @@ mod tests {
     }
 
     #[test]
-    fn copies_are_measured_on_any_device() {
+    fn copies_are_made_on_any_device() {
         let device = Cpu::new(1).unwrap();
-        let mut rows = vec![check("memory", &device, 1 << 20, 0.01).unwrap()];
-        rows.extend(link("gpu", &device, 1 << 20, 0.01).unwrap());
-        for row in rows {
-            assert!(matches!(row.value, super::super::finding::Value::Number(rate) if rate > 0.0), "{row:?}");
+        let [up, down] = link("gpu", &device, 1 << 20);
+        for work in [copies("memory", &device, 1 << 20), up, down] {
+            work.call.unwrap()().unwrap();
         }
     }
 }

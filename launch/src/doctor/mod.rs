@@ -37,7 +37,7 @@ mod variables;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use tisserand_collectives::{Channel, Communicator, ControlPlane, Mesh};
+use tisserand_collectives::{Communicator, ControlPlane, Mesh};
 use tisserand_kernels::{Cpu, Device};
 use tisserand_runtime::Result;
 use tisserand_runtime::config::Config;
@@ -81,8 +81,7 @@ pub struct Options {
 
 /// Parts of the time of [`Options::seconds`].
 mod share {
-    pub(super) const MEMORY: f64 = 0.1;
-    pub(super) const GEMM: f64 = 0.1;
+    pub(super) const PROCESSOR: f64 = 0.2;
     pub(super) const GPU: f64 = 0.25;
     pub(super) const ALL_REDUCE: f64 = 0.25;
     pub(super) const FILES: f64 = 0.3;
@@ -163,14 +162,9 @@ impl<'a> Examination<'a> {
     fn processor(&mut self, cores: usize) -> Result<()> {
         let local_size = self.hosts.local_size(self.control.rank());
         let bytes = memory::buffer_bytes(cores, host::available_bytes() / local_size as f64);
-        let seconds = self.options.seconds;
         let device = Cpu::new(cores)?;
-        self.control.barrier(Channel::Step)?;
-        let copied = memory::check("memory", &device, bytes, share::MEMORY * seconds);
-        self.findings.push(copied.unwrap_or_else(|error| Finding::failed("memory", "copy", &error)));
-        self.control.barrier(Channel::Step)?;
-        let product = gemm::on_cpu(&device, cores, share::GEMM * seconds);
-        self.findings.push(product.unwrap_or_else(|error| Finding::failed("gemm", "f32", &error)));
+        let work = vec![memory::copies("memory", &device, bytes), gemm::on_cpu(&device, cores)];
+        self.findings.extend(measure::rates(self.control, share::PROCESSOR * self.options.seconds, work)?);
         Ok(())
     }
 

@@ -239,7 +239,7 @@ fn summary(name: &str, errors: &[(f64, f64)]) -> String {
         format!("{} to {}, median {}", percent(errors[0]), percent(errors[last]), percent(errors[last / 2]))
     };
     let (with, alone) = errors.iter().copied().unzip();
-    format!("- {} {name}: {}; kernels alone: {}.\n", errors.len(), spread(with), spread(alone))
+    format!("- {} {name}: {};\n  kernels alone: {}.\n", errors.len(), spread(with), spread(alone))
 }
 
 /// Puts the table between the marks of the page.

@@ -23,18 +23,16 @@ use crate::scaling::energy::{Energy, Meter, Reading};
 use crate::scaling::environment::Program;
 use crate::scaling::record::{MeshSizes, PointRecord, RankRow, TrafficRow};
 use crate::scaling::statistics::Summary;
-use crate::world::{self, Agree, World};
+use crate::world::{self, World};
 
 /// Measures, on this process's rank or on all of them.
 pub(super) fn run(arguments: &Worker) -> Result<u8> {
-    let ranks = Ranks::discover(&env::variable).map_err(|error| Error::input(error.to_string()))?;
-    if arguments.attached && ranks.rank == 0 {
-        end_with_input()?;
-    }
-    match World::new(&ranks, arguments.ranks) {
-        Ok(world) => world::speak(ranks.rank, Agree::Perhaps, on_ranks(arguments, &ranks, world)),
-        Err(error) => world::speak(ranks.rank, Agree::Surely, Err(error)),
-    }
+    world::enter(arguments.ranks, |ranks, world| {
+        if arguments.attached && ranks.rank == 0 {
+            end_with_input()?;
+        }
+        on_ranks(arguments, ranks, world)
+    })
 }
 
 /// A sweep that was killed must not leave its point behind.

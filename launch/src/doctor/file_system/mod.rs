@@ -19,7 +19,7 @@ use super::finding::Finding;
 use super::hosts::Hosts;
 use super::memory::GIB;
 
-const CHECK: &str = "file_system";
+pub(super) const CHECK: &str = "file_system";
 
 /// A folder for the check alone, below the one that is examined. Dropping it removes it.
 pub struct Scratch(PathBuf);
