@@ -21,6 +21,7 @@ pub mod env;
 pub mod hostlist;
 pub mod local;
 pub mod node;
+mod open_files;
 pub mod output;
 pub mod placement;
 pub mod plot;
@@ -41,6 +42,7 @@ use clap::Parser;
 /// Runs the command that the arguments name. Exit codes: 0 done, 1 failed, 2 bad usage or input, 75 stopped
 /// early with a checkpoint.
 pub fn main() -> ExitCode {
+    open_files::allow_all();
     if let Err(error) = local::report_to_launcher() {
         eprintln!("error: {error}");
         return ExitCode::from(error.exit_code());

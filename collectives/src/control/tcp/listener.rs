@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
 use super::handshake::{Claim, Refusal, receive, verdict};
 use super::link::spawn;
 use super::root::Root;
@@ -27,9 +25,6 @@ const STRANGERS_MAX: usize = 64;
 
 /// Lines about callers who were turned away.
 const REFUSED_MAX: usize = 8;
-
-/// Descriptors for everything but connections.
-const OTHER_FILES: u64 = 256;
 
 /// The port of rank 0, before the others come.
 pub struct Listener {
@@ -72,7 +67,6 @@ impl Listener {
     /// Some do not come in time: they are named. Those who came get the same failure.
     pub fn accept(self, meeting: &Rendezvous) -> Result<Tcp, Failure> {
         meeting.check()?;
-        make_room(meeting.world_size);
         let (inbox, progress) = (Arc::<Inbox>::default(), Progress::default());
         let root = Root::new(meeting.world_size, &inbox, &progress);
         let route = Arc::new(Arc::clone(&root));
@@ -207,15 +201,4 @@ fn absent(meeting: &Rendezvous, root: &Root, refused: &[String]) -> Failure {
 
 fn no_thread(error: io::Error) -> Failure {
     Failure::fault(0, format!("cannot serve a connection: {error}; hint: limit of threads (ulimit -u)"))
-}
-
-/// Batch systems often allow 1,024 open files by default, and more on request: a thousand ranks need more.
-fn make_room(world_size: usize) {
-    let wanted = world_size as u64 + OTHER_FILES;
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < wanted
-    {
-        // If that is refused, or still too few, `accept` will say so.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard);
-    }
 }
