@@ -92,6 +92,18 @@ fn records_of_saves_name_folders_below_the_run() {
 }
 
 #[test]
+fn losses_are_drawn_and_equal_runs_differ_by_nothing() {
+    let run = Run::new(&["training.steps=4", "checkpoint.every_steps=0", "eval.every_steps=0"]);
+    run.exits(0);
+    let other = run.and(&[]);
+    other.exits(0);
+    let page = run.dir().with_file_name("loss.html");
+    let said = tisserand(["plot", &run.dir_name(), &other.dir_name(), "--out", page.to_str().unwrap()]);
+    assert!(said.contains("over 4 steps: mean 0.000e0, largest 0.000e0"), "{said}");
+    assert_eq!(fs::read_to_string(page).unwrap().matches("<figure>").count(), 2);
+}
+
+#[test]
 fn the_weights_of_a_checkpoint_are_a_hugging_face_folder() {
     let run = Run::new(&["training.steps=3"]);
     run.exits(0);

@@ -283,6 +283,7 @@ curves() {
         NF == 2 { d = $1 - $2; sum += d; if (d < 0) d = -d; if (d > worst) worst = d; n++; last = $1 " and " $2 }
         END { printf "{\"curves\":%d,\"mean_difference\":%.5f,\"largest_difference\":%.5f,\"last\":\"%s\"}\n", n, n ? sum / n : 0, worst, last }' |
         tee -a "$results/speed.jsonl"
+    "$bin/tisserand" plot "$results/curve.jsonl" "$results/curve-peer.jsonl" --out "$results/curves.html"
 }
 
 # --- the whole
@@ -305,7 +306,7 @@ result() {
     cat "$results/result.json"
 }
 
-rm -f "$results"/{machine.txt,speed.jsonl,ops.jsonl,peers.jsonl,compared.txt,curve.jsonl,curve-peer.jsonl}
+rm -f "$results"/{machine.txt,speed.jsonl,ops.jsonl,peers.jsonl,compared.txt,curve.jsonl,curve-peer.jsonl,curves.html}
 cat VERSION 2>/dev/null
 if ! "$bin/bench" --probe; then
     exit 1

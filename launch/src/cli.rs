@@ -48,6 +48,8 @@ pub enum Command {
     Launch(Launch),
     /// Say what a run needs and does, without data: memory, FLOPs, traffic, files, step time
     Plan(Plan),
+    /// Draw the losses of runs over their steps, and how far they lie apart, as one page
+    Plot(Plot),
     /// Hand a run to Slurm: checks that it fits, writes the job script, submits it
     Submit(Box<Submit>),
     /// Compute the validation losses of a checkpoint
@@ -121,6 +123,26 @@ pub struct Launch {
     /// What each rank does: train or eval, with its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// `plot`
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The page has a figure with the loss of every run, and one with the difference of
+each to the first, at the steps that both have. It needs no network. Runs of more
+than 500 steps are drawn as means; losses that are no numbers are counted.
+
+Examples:
+  tisserand plot runs/weave --out loss.html
+  tisserand plot runs/dp1 runs/dp8 --out meshes.html        does the mesh show?
+  tisserand plot runs/ours peer.jsonl --out peer.html       JSON lines with step and loss")]
+pub struct Plot {
+    /// Run folders, or files like their metrics.jsonl; the others are compared with the first
+    #[arg(required = true, value_name = "RUN")]
+    pub runs: Vec<PathBuf>,
+    /// The page to write
+    #[arg(long, value_name = "FILE.html")]
+    pub out: PathBuf,
 }
 
 /// `plan`

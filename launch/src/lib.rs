@@ -9,12 +9,13 @@
 //! - [`local`]: ranks that `launch` starts on this machine.
 //! - [`node`]: what the first rank of a machine reads for the others of it.
 //! - [`ranks`]: which rank this process is, as its launcher says; [`hostlist`]: Slurm's lists of hosts.
-//! - [`scaling`]: what `bench scaling` measures and prints; [`plot`]: its figures.
+//! - [`scaling`]: what `bench scaling` measures and prints; [`curves`]: losses of runs; [`plot`]: figures and pages.
 //! - [`slurm`]: job scripts, and what each machine wants in them; when a job ends.
 
 pub mod accept;
 pub mod cli;
 pub mod commands;
+pub mod curves;
 pub mod device;
 pub mod doctor;
 pub mod env;

@@ -10,6 +10,7 @@ mod eval;
 mod generate;
 mod launch;
 mod plan;
+mod plot;
 mod submit;
 mod tokenizer;
 mod train;
@@ -35,6 +36,7 @@ pub fn run(command: Command) -> Result<u8> {
         Command::Train(arguments) => train::run(arguments),
         Command::Launch(arguments) => launch::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Plot(arguments) => plot::run(&arguments),
         Command::Submit(arguments) => submit::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),

@@ -15,11 +15,23 @@ pub struct Axis {
 impl Axis {
     /// From 0 to at least `largest`, with some five ticks at round values.
     pub fn linear(label: &str, largest: f64, written: impl Fn(f64) -> String) -> Axis {
-        let largest = if largest.is_finite() && largest > 0.0 { largest } else { 1.0 };
-        let step = round_step(largest / 5.0);
-        let steps = (largest / step - 1e-9).ceil().max(1.0);
-        let ticks = (0..=steps as usize).map(|i| i as f64 * step).map(|value| (value, written(value)));
-        Axis { label: label.to_owned(), ticks: ticks.collect(), low: 0.0, high: steps * step, is_log: false }
+        Axis::between(label, 0.0, if largest > 0.0 { largest } else { f64::NAN }, written)
+    }
+
+    /// From at most `least` to at least `most`, with some five ticks at round values.
+    pub fn between(label: &str, least: f64, most: f64, written: impl Fn(f64) -> String) -> Axis {
+        let least = if least.is_finite() { least } else { 0.0 };
+        let (least, most) = match most {
+            most if most.is_finite() && most > least => (least, most),
+            most if most == least && least != 0.0 => (least - 0.1 * least.abs(), least + 0.1 * least.abs()),
+            _ => (least, least + 1.0),
+        };
+        let step = round_step((most - least) / 5.0);
+        let [first, last] = [(least / step + 1e-9).floor(), (most / step - 1e-9).ceil()];
+        let ticks =
+            (first as i64..=last as i64).map(|i| i as f64 * step).map(|value| (value, written(value)));
+        let (low, high) = (first * step, last * step);
+        Axis { label: label.to_owned(), ticks: ticks.collect(), low, high, is_log: false }
     }
 
     /// Logarithmic, with ticks at these positive values, ascending.
@@ -72,6 +84,16 @@ mod tests {
         assert_eq!(ticks(1234.0), [0.0, 250.0, 500.0, 750.0, 1000.0, 1250.0]);
         assert_eq!(ticks(0.0), ticks(f64::NAN));
         assert_eq!(ticks(7.0), [0.0, 2.0, 4.0, 6.0, 8.0]);
+    }
+
+    #[test]
+    fn an_axis_between_two_values_has_both_and_a_single_value_in_its_middle() {
+        let axis = Axis::between("", -0.3, 0.4, |value| value.to_string());
+        assert_eq!((axis.low, axis.high), (-0.4, 0.4));
+        assert!((axis.place(0.0) - 0.5).abs() < 1e-12);
+        let axis = Axis::between("", 3.0, 3.0, |value| value.to_string());
+        assert!((axis.place(3.0) - 0.5).abs() < 0.1, "{axis:?}");
+        assert_eq!(Axis::between("", 0.0, 0.0, |value| value.to_string()).high, 1.0);
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct Spot {
 pub enum Stroke {
     /// Measured: solid, with a dot at each value.
     Measured,
+    /// Of so many values that dots would hide the line: solid.
+    Plain,
     /// Predicted: dashed.
     Dashed,
     /// A limit: dotted.
@@ -85,7 +87,7 @@ pub(super) fn horizontals(svg: &mut Svg, y: &Axis) {
 fn draw_line(svg: &mut Svg, x: &Axis, y: &Axis, line: &Series) {
     let places: Vec<[f64; 2]> = line.spots.iter().map(|spot| at(x, y, [spot.x, spot.y])).collect();
     let dashes = match line.stroke {
-        Stroke::Measured => None,
+        Stroke::Measured | Stroke::Plain => None,
         Stroke::Dashed => Some("7 4"),
         Stroke::Dotted => Some("2 3"),
     };

@@ -2,7 +2,7 @@
 //! elements, so that a figure reads the same in a page, in print and in a converter.
 //!
 //! - [`svg`]: elements and their escaping; [`axis`]: from values to places, and ticks;
-//! - [`lines`], [`bars`]: the two kinds of figure.
+//! - [`lines`], [`bars`]: the two kinds of figure; [`page`]: where they stand.
 //!
 //! Colours are those of Okabe and Ito ("Color universal design", 2008), which readers with any kind of colour vision
 //! tell apart; lines differ by dashes and are named where they end, so that print without colour does too.
@@ -10,6 +10,7 @@
 pub mod axis;
 pub mod bars;
 pub mod lines;
+pub mod page;
 pub mod svg;
 
 /// Blue.

@@ -1,5 +1,4 @@
-//! The page: one file that needs nothing else, neither scripts nor the network. It is well-formed XML, so that other
-//! programs may read it too.
+//! The page.
 
 use std::fmt::Write;
 
@@ -9,45 +8,24 @@ use super::definitions::DEFINITIONS;
 use super::environment::{Environment, Gpu};
 use super::figures::figures;
 use super::report::{Point, Report};
+use crate::plot::page;
 use crate::plot::svg::escape;
-
-const STYLE: &str = "\
-body { font: 15px/1.5 Helvetica, Arial, sans-serif; color: #222; max-width: 70em; margin: 2em auto; padding: 0 1em }\n\
-h1 { font-size: 1.6em } h2 { font-size: 1.2em; margin-top: 2em }\n\
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }\n\
-th, td { padding: 0.2em 0.7em; text-align: right; border-bottom: 1px solid #ddd; vertical-align: top }\n\
-th { border-bottom: 1px solid #222 } .words th, .words td { text-align: left } .wide { overflow-x: auto }\n\
-figure { margin: 1.5em 0; break-inside: avoid } figcaption { max-width: 45em; color: #555 }\n\
-svg { max-width: 100%; height: auto } pre { background: #f6f6f6; padding: 1em; overflow-x: auto; font-size: 13px }\n\
-.failed { border-left: 4px solid #d55e00; padding-left: 1em }\n\
-@media print { body { margin: 0; max-width: none; font-size: 11px } }\n";
 
 /// The page's text.
 pub fn report(report: &Report) -> String {
     let title = format!("{}: {} scaling", report.name, report.sweep.kind.name());
-    let mut page = format!(
-        "<!DOCTYPE html>\n<html xmlns=\"http://www.w3.org/1999/xhtml\" lang=\"en\">\n<head>\n\
-         <meta charset=\"utf-8\"/>\n\
-         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n",
-        title = escape(&title)
-    );
-    page += &summary(report);
-    page += &failures(report);
-    page += &points(report);
+    let mut body = summary(report);
+    body += &failures(report);
+    body += &points(report);
     for figure in figures(report) {
-        page += &format!(
-            "<figure>\n{}<figcaption>{}</figcaption>\n</figure>\n",
-            figure.svg,
-            escape(&figure.caption)
-        );
+        body += &page::figure(&figure.svg, &figure.caption);
     }
-    page += &bandwidth(report);
-    page += &traffic(report);
-    page += &definitions();
-    page += &environment(&report.environment);
-    page += &run_file(report);
-    page += "</body>\n</html>\n";
-    page
+    body += &bandwidth(report);
+    body += &traffic(report);
+    body += &definitions();
+    body += &environment(&report.environment);
+    body += &run_file(report);
+    page::page(&title, &body)
 }
 
 fn summary(report: &Report) -> String {
