@@ -8,7 +8,8 @@ use nix::sys::signal::Signal;
 
 use super::run::{Random, Run, errors, tisserand};
 use super::{
-    END, INVARIANT, MESHES, Mesh, PATIENCE, exits, on_mesh, one_rank, processes, send, tables, under_mpirun,
+    END, INVARIANT, MESHES, Mesh, PATIENCE, end_of, exits, on_mesh, one_rank, processes, send, tables,
+    under_mpirun,
 };
 
 /// Ranks below mpirun, with their process ids.
@@ -71,7 +72,7 @@ fn strike(
     while ranks.len() < mesh.0 {
         ranks = ranks_of(&child);
         if child.try_wait().unwrap().is_some() {
-            let output = child.wait_with_output().unwrap();
+            let output = end_of(child, PATIENCE);
             assert!(output.status.success(), "{}", errors(&output));
             return None;
         }
@@ -82,7 +83,7 @@ fn strike(
     // After the last step nothing fails any more: ranks that are done are not missed.
     let finished = || run.dir().join("status.json").exists() && run.status()["state"] == "finished";
     if finished() || !is_alive(pid) {
-        let output = child.wait_with_output().unwrap();
+        let output = end_of(child, PATIENCE);
         assert!(output.status.success(), "{}", errors(&output));
         return None;
     }
@@ -90,7 +91,7 @@ fn strike(
     send(pid, signal);
     let death = Instant::now();
     let seconds = wait_for_end(&ranks, victim, death);
-    let output = child.wait_with_output().unwrap();
+    let output = end_of(child, END);
     let said = errors(&output);
     if finished() {
         return None;
@@ -165,7 +166,7 @@ fn when_a_rank_is_killed_the_others_return_one() {
     let hosts = fs::read_to_string(run.dir().join("jobs/0001-local/hosts.json")).unwrap();
     let hosts: serde_json::Value = serde_json::from_str(&hosts).unwrap();
     send(u32::try_from(hosts[2]["pid"].as_u64().unwrap()).unwrap(), Signal::SIGKILL);
-    let output = child.wait_with_output().unwrap();
+    let output = end_of(child, PATIENCE);
     assert_eq!(tables(&output), 1, "{}", errors(&output));
     // mpirun ends the last process as soon as it is the only one, which may be before its shell has noted anything.
     let code = |rank: usize| fs::read_to_string(format!("{}{rank}", note.display())).unwrap_or_default();

@@ -15,8 +15,8 @@ mod refusals;
 #[path = "../support/run.rs"]
 mod run;
 
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -95,6 +95,22 @@ fn one_rank(sets: &[&str]) -> Run {
     let run = Run::new(sets);
     run.exits(0);
     run
+}
+
+/// What mpirun says in the end, which must come within `limit`. Open MPI 4.1 with PMIx 4 was seen to wait for a lock of its
+/// own for ever (in PMIx_server_finalize), when all ranks had ended and all that they said had been passed on: so it is
+/// ended here, which is a failure of the job as any other.
+fn end_of(mut mpirun: Child, limit: Duration) -> Output {
+    let began = Instant::now();
+    while mpirun.try_wait().unwrap().is_none() {
+        if began.elapsed() > limit {
+            println!("mpirun, process {}, does not end; it is killed", mpirun.id());
+            mpirun.kill().unwrap();
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    mpirun.wait_with_output().unwrap()
 }
 
 fn send(pid: u32, signal: Signal) {

@@ -12,7 +12,7 @@ fn nodes_that_share_their_cores_are_compared_and_none_fails() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("doctor.json");
     let mut program = Command::new(env!("CARGO_BIN_EXE_tisserand"));
-    program.args(["doctor", "--seconds", "4", "--json", "--dir"]).arg(dir.path());
+    program.args(["doctor", "--seconds", "2", "--json", "--dir"]).arg(dir.path());
     let output = format!("--output={}", out.display());
     srun(4, 4, &["--mpi=pmix", &output], &words(&program)).exits(0);
     let report: Value = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();

@@ -10,7 +10,8 @@ use super::{FOUR_NODES, INVARIANT, ONE_NODE, TWO_NODES, lines, one_rank, pids, s
 #[test]
 fn the_second_job_names_the_first_which_goes_on() {
     let mut sets = INVARIANT.to_vec();
-    sets.push("training.steps=30");
+    // The first must still be there when the second has come, on a loaded machine too.
+    sets.push("training.steps=400");
     let whole = one_rank(&sets);
     let run = whole.and(&[]);
     let name = format!("first-{}", std::process::id());
