@@ -6,7 +6,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use super::run::{Run, errors};
-use super::{INVARIANT, MESHES, Mesh, exits, one_rank, processes, send, tables, threads};
+use super::{INVARIANT, MESHES, Mesh, PATIENCE, end_of, exits, one_rank, processes, send, tables, threads};
 
 /// As processes or as threads.
 type Start = fn(&Run, Mesh) -> Command;
@@ -88,7 +88,7 @@ fn a_signal_to_mpirun_stops_all_ranks_with_a_checkpoint() {
             run.status_step().is_some_and(|step| step >= after)
         });
         send(child.id(), signal);
-        let output = child.wait_with_output().unwrap();
+        let output = end_of(child, PATIENCE);
         assert_eq!(output.status.code(), Some(returned), "{signal}: {}", errors(&output));
         let status = run.status();
         assert_eq!((&status["state"], &status["exit_code"]), (&"stopped".into(), &75.into()), "{status}");

@@ -16,7 +16,8 @@ mod refusals;
 mod run;
 
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -86,7 +87,8 @@ fn on_mesh(run: &Run, mesh: &[&str]) -> Command {
 }
 
 fn exits(mut command: Command, code: i32) -> String {
-    let output = command.output().unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = end_of(command.spawn().unwrap(), PATIENCE);
     assert_eq!(output.status.code(), Some(code), "{command:?}: {}", errors(&output));
     String::from_utf8(output.stderr).unwrap()
 }
@@ -100,17 +102,19 @@ fn one_rank(sets: &[&str]) -> Run {
 /// What mpirun says in the end, which must come within `limit`. Open MPI 4.1 with PMIx 4 was seen to wait for a lock of its
 /// own for ever (in PMIx_server_finalize), when all ranks had ended and all that they said had been passed on: so it is
 /// ended here, which is a failure of the job as any other.
-fn end_of(mut mpirun: Child, limit: Duration) -> Output {
-    let began = Instant::now();
-    while mpirun.try_wait().unwrap().is_none() {
-        if began.elapsed() > limit {
-            println!("mpirun, process {}, does not end; it is killed", mpirun.id());
-            mpirun.kill().unwrap();
-            break;
+fn end_of(mpirun: Child, limit: Duration) -> Output {
+    let (pid, (done, is_done)) = (mpirun.id(), mpsc::channel::<()>());
+    let wait = move || {
+        if is_done.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            println!("mpirun, process {pid}, does not end; it is killed");
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    mpirun.wait_with_output().unwrap()
+    };
+    let waiting = std::thread::spawn(wait);
+    let output = mpirun.wait_with_output().unwrap();
+    drop(done);
+    waiting.join().unwrap();
+    output
 }
 
 fn send(pid: u32, signal: Signal) {
