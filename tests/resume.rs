@@ -110,12 +110,8 @@ fn a_crash_at_any_moment_loses_nothing_that_was_saved() {
 
 #[test]
 fn a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on() {
-    // More steps than z-scores need before the first one, and a time for the signal to arrive.
-    let sets = ["training.steps=200", "eval.every_steps=50"];
-    let whole = Run::new(&sets);
-    whole.exits(0);
-    assert!(whole.records("step")[150]["loss_z"].is_number());
-    let stopped = Run::new(&sets);
+    let whole = Run::endless(&["eval.every_steps=50"]);
+    let stopped = whole.and(&[]);
     for (signal, after) in
         [(Signal::SIGTERM, 3), (Signal::SIGUSR1, 50), (Signal::SIGUSR2, 90), (Signal::SIGINT, 120)]
     {
@@ -133,8 +129,12 @@ fn a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on() {
         assert!(message.contains(signal.as_str()), "{message}");
         assert!(stopped.checkpoint(status["step"].as_u64().unwrap()).is_dir());
     }
+    stopped.end_soon(&whole);
     stopped.exits(0);
     assert_eq!(stopped.records("resume").len(), 4);
+    whole.exits(0);
+    // More steps than z-scores need before the first one.
+    assert!(whole.records("step").last().unwrap()["loss_z"].is_number());
     stopped.assert_equals(&whole);
 }
 
@@ -184,18 +184,20 @@ fn a_finished_run_started_again_does_nothing() {
 
 #[test]
 fn a_second_job_is_refused_and_the_first_does_not_notice() {
-    let sets = ["training.steps=200", "eval.every_steps=0"];
-    let whole = Run::new(&sets);
-    whole.exits(0);
-    let run = Run::new(&sets);
+    let whole = Run::endless(&["eval.every_steps=0"]);
+    let run = whole.and(&[]);
     let mut first = run.spawn();
     run.wait_until(&mut first, "step 1", |run| run.status_step().is_some_and(|step| step >= 1));
     let refusal = run.exits(2);
     assert!(refusal.contains(&format!("pid {}", first.id())) && refusal.contains("job local"), "{refusal}");
     assert_eq!(refusal.lines().count(), 1, "{refusal}");
-    assert!(first.try_wait().unwrap().is_none(), "the first run ended too early for this test");
+    assert!(first.try_wait().unwrap().is_none(), "the first run has ended");
+    send(&first, Signal::SIGTERM);
     let output = first.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", errors(&output));
+    assert_eq!(output.status.code(), Some(75), "{}", errors(&output));
+    run.end_soon(&whole);
+    run.exits(0);
+    whole.exits(0);
     run.assert_equals(&whole);
 }
 

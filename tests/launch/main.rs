@@ -139,7 +139,7 @@ fn running(run: &Run) -> (Child, Pid) {
 }
 
 fn endless() -> Run {
-    Run::new(&["training.steps=1000000", "eval.every_steps=0"])
+    Run::endless(&["eval.every_steps=0"])
 }
 
 fn send(child: &Child, signal: Signal) {

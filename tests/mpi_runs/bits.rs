@@ -78,9 +78,7 @@ fn a_run_goes_on_with_other_ranks_as_processes_or_as_threads() {
 /// after a second, SIGKILL after another one, and returns 1 whatever the ranks return.
 #[test]
 fn a_signal_to_mpirun_stops_all_ranks_with_a_checkpoint() {
-    let mut sets = INVARIANT.to_vec();
-    sets.extend(["training.steps=400", "checkpoint.every_steps=0", "eval.every_steps=100"]);
-    let whole = one_rank(&sets);
+    let whole = Run::endless(&INVARIANT).and(&["checkpoint.every_steps=0", "eval.every_steps=100"]);
     let run = whole.and(&[]);
     for (signal, after, returned) in [(Signal::SIGUSR1, 3, 75), (Signal::SIGTERM, 20, 1)] {
         let mut child = processes(&run, MESHES[0]).spawn().unwrap();
@@ -96,6 +94,8 @@ fn a_signal_to_mpirun_stops_all_ranks_with_a_checkpoint() {
         assert!(run.checkpoint(status["step"].as_u64().unwrap()).is_dir());
         assert_eq!(tables(&output), 0, "{}", errors(&output));
     }
+    run.end_soon(&whole);
     exits(processes(&run, MESHES[4]), 0);
+    whole.exits(0);
     run.assert_equals(&whole);
 }

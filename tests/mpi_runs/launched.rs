@@ -61,12 +61,7 @@ fn running(run: &Run) -> (Child, Vec<u32>) {
 }
 
 fn endless() -> Run {
-    Run::new(&[
-        "training.global_batch=8",
-        "training.micro_batch=1",
-        "training.steps=1000000",
-        "eval.every_steps=0",
-    ])
+    Run::endless(&["training.global_batch=8", "training.micro_batch=1", "eval.every_steps=0"])
 }
 
 fn is_alive(pid: u32) -> bool {

@@ -111,9 +111,12 @@ fn a_crash_at_any_moment_loses_nothing_that_was_saved() {
 
 #[test]
 fn a_signal_stops_all_ranks_with_one_checkpoint() {
-    let sets = ["determinism.mesh_invariant=true", "training.steps=60", "eval.every_steps=30"];
-    let whole = base().and(&sets);
-    whole.exits(0);
+    let whole = Run::endless(&[
+        "determinism.mesh_invariant=true",
+        "training.global_batch=8",
+        "training.micro_batch=1",
+        "eval.every_steps=30",
+    ]);
     let mut run = whole.and(&[]);
     let stops = [
         (Signal::SIGTERM, 2, mesh(2, 2, 3)),
@@ -148,8 +151,10 @@ fn a_signal_stops_all_ranks_with_one_checkpoint() {
         assert!(run.checkpoint(step).is_dir());
         run.verify();
     }
+    run.end_soon(&whole);
     run.exits(0);
     assert_eq!(run.records("resume").len(), 3);
+    whole.exits(0);
     run.assert_equals(&whole);
 }
 

@@ -2,10 +2,11 @@
 //! it ends. Steps are what `srun` starts, jobs what `sbatch` does.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::{PATIENCE, Run, errors, wait_until};
@@ -70,7 +71,10 @@ pub(crate) fn ask(program: &str, arguments: &[&str]) -> String {
 
 /// What srun has started.
 pub(crate) struct Step {
-    pub(crate) child: Child,
+    child: Child,
+    /// Standard error so far, which a thread reads to its end.
+    said: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
 }
 
 /// Starts a program on so many nodes, with tasks spread over them, as a job of its own.
@@ -79,17 +83,29 @@ pub(crate) fn srun(nodes: usize, tasks: usize, options: &[&str], program: &[Stri
     command.args([format!("--nodes={nodes}"), format!("--ntasks={tasks}")]);
     // As many on each, where Slurm would fill one after the other.
     command.arg(format!("--ntasks-per-node={}", tasks / nodes)).args(options).args(program);
-    Step { child: command.spawn().unwrap() }
+    let mut child = command.spawn().unwrap();
+    let (said, lines) = (Arc::new(Mutex::new(String::new())), BufReader::new(child.stderr.take().unwrap()));
+    let all = Arc::clone(&said);
+    let reader = std::thread::spawn(move || {
+        for line in lines.split(b'\n') {
+            let line = String::from_utf8_lossy(&line.unwrap()).into_owned();
+            all.lock().unwrap().extend([&line, "\n"]);
+        }
+    });
+    Step { child, said, reader }
 }
 
 impl Step {
+    /// Its standard error so far.
+    pub(crate) fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
     /// Waits until the run has come to this step.
     pub(crate) fn reach(&mut self, run: &Run, step: u64) {
         wait_until(&format!("step {step}"), || {
             if self.child.try_wait().unwrap().is_some() {
-                let mut said = String::new();
-                self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-                panic!("ended before step {step}: {said}");
+                panic!("ended before step {step}: {}", self.said());
             }
             run.status_step().is_some_and(|now| now >= step)
         });
@@ -98,7 +114,8 @@ impl Step {
     /// Waits for its end, which srun must reach by itself; the code that it returns, and standard error.
     pub(crate) fn end(self) -> (i32, String) {
         let output = self.child.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        self.reader.join().unwrap();
+        let said = self.said.lock().unwrap().clone();
         (output.status.code().unwrap_or_else(|| panic!("srun hung: {said}")), said)
     }
 

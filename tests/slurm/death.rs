@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::{EIGHT_RANKS, FOUR_NODES, INVARIANT, ONE_NODE, lines, one_rank, pids, send, step, wait_until};
+use super::run::Run;
+use super::{EIGHT_RANKS, FOUR_NODES, INVARIANT, ONE_NODE, lines, pids, send, step, wait_until};
 
 /// After the death of a rank the others are gone by then.
 const END: Duration = Duration::from_secs(10);
@@ -17,9 +18,7 @@ fn is_alive(pid: i32) -> bool {
 
 #[test]
 fn a_rank_that_is_killed_or_stopped_is_named_and_all_end() {
-    let mut sets = INVARIANT.to_vec();
-    sets.push("training.steps=60");
-    let whole = one_rank(&sets);
+    let whole = Run::endless(&INVARIANT);
     let run = whole.and(&["run.collective_timeout_s=100"]);
     let cases = [
         (Signal::SIGKILL, 2, "died: connection closed"),
@@ -52,6 +51,8 @@ fn a_rank_that_is_killed_or_stopped_is_named_and_all_end() {
             took.as_secs_f64()
         );
     }
+    run.end_soon(&whole);
     step(&run, &ONE_NODE, &[]).exits(0);
+    whole.exits(0);
     run.assert_equals(&whole);
 }

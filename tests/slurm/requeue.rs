@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::cluster::{Job, ask, quoted};
 use super::run::Run;
-use super::{FOUR_NODES, INVARIANT, ONE_NODE, one_rank, step, words};
+use super::{FOUR_NODES, INVARIANT, ONE_NODE, step, words};
 
 /// Runs a rank on each node that the job has got, and has itself requeued on 75.
 fn script(run: &Run) -> String {
@@ -30,9 +30,7 @@ fn ranks(run: &Run) -> Vec<usize> {
 
 #[test]
 fn a_signal_a_checkpoint_75_a_requeue_and_the_same_bits_on_other_nodes() {
-    let mut sets = INVARIANT.to_vec();
-    sets.extend(["training.steps=40", "checkpoint.every_steps=0"]);
-    let whole = one_rank(&sets);
+    let whole = Run::endless(&INVARIANT).and(&["checkpoint.every_steps=0"]);
     let run = whole.and(&["mesh.zero=3"]);
     let job = Job::submit(&run, &["--requeue", "--nodes=4", "--ntasks=4"], &script(&run));
     for (stop, (signal, nodes)) in [("USR1", 2), ("TERM", 1)].into_iter().enumerate() {
@@ -51,7 +49,9 @@ fn a_signal_a_checkpoint_75_a_requeue_and_the_same_bits_on_other_nodes() {
         let (id, size) = (format!("JobId={}", job.id), format!("NumNodes={nodes}-{nodes}"));
         ask("scontrol", &["update", &id, "StartTime=now+10seconds", &size, &format!("NumTasks={nodes}")]);
     }
+    run.end_soon(&whole);
     job.wait_for("COMPLETED");
+    whole.exits(0);
     run.assert_equals(&whole);
     assert_eq!(ranks(&run), [4, 2, 1]);
 }
@@ -60,9 +60,7 @@ fn a_signal_a_checkpoint_75_a_requeue_and_the_same_bits_on_other_nodes() {
 /// are done by then.
 #[test]
 fn srun_returns_75_whenever_all_ranks_stop() {
-    let mut sets = INVARIANT.to_vec();
-    sets.extend(["training.steps=100000", "checkpoint.every_steps=0", "eval.every_steps=0"]);
-    let run = Run::new(&sets);
+    let run = Run::endless(&INVARIANT).and(&["checkpoint.every_steps=0", "eval.every_steps=0"]);
     for (stop, options) in [["--kill-on-bad-exit=1"], ["--kill-on-bad-exit=0"]].repeat(3).iter().enumerate() {
         let start = if stop % 2 == 0 { FOUR_NODES } else { ONE_NODE };
         let before = run.status_step().unwrap_or(0);
@@ -78,9 +76,7 @@ fn srun_returns_75_whenever_all_ranks_stop() {
 /// At the limit Slurm sends SIGTERM, and SIGKILL after KillWait, which here is five seconds.
 #[test]
 fn the_time_limit_of_a_job_leaves_a_checkpoint() {
-    let mut sets = INVARIANT.to_vec();
-    sets.extend(["training.steps=100000", "checkpoint.every_steps=0", "eval.every_steps=0"]);
-    let run = Run::new(&sets);
+    let run = Run::endless(&INVARIANT).and(&["checkpoint.every_steps=0", "eval.every_steps=0"]);
     let began = Instant::now();
     let (code, said) = step(&run, &ONE_NODE, &["--kill-on-bad-exit=1", "--time=1"]).end();
     let status = run.status();

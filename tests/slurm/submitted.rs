@@ -26,30 +26,31 @@ fn submit(run: &Run, options: &[&str]) -> Vec<Job> {
     .collect()
 }
 
-fn sets() -> Vec<&'static str> {
-    [INVARIANT.as_slice(), &["training.steps=40", "checkpoint.every_steps=0"]].concat()
-}
-
 #[test]
 fn a_chain_goes_on_after_an_early_stop_and_ends_with_its_run() {
-    let whole = one_rank(&sets());
+    let whole = Run::endless(&INVARIANT).and(&["checkpoint.every_steps=0"]);
     let run = whole.and(&["mesh.zero=3"]);
     let jobs = submit(&run, &["--chain", "3"]);
     let [first, second, third] = &jobs[..] else { panic!("{} jobs", jobs.len()) };
     first.reach(&run, 3);
+    // Until it has an end to come to.
+    ask("scontrol", &["hold", &second.id]);
     ask("scancel", &["--signal=USR1", &first.id]);
     // To Slurm a job that returns 75 has failed.
     first.wait_for("FAILED");
     assert!(first.log().contains("the next job of the chain goes on"), "{}", first.log());
+    run.end_soon(&whole);
+    ask("scontrol", &["release", &second.id]);
     second.wait_for("COMPLETED");
     assert!(second.log().contains("the run is finished"), "{}", second.log());
     third.wait_for("CANCELLED");
+    whole.exits(0);
     run.assert_equals(&whole);
 }
 
 #[test]
 fn a_chain_of_a_run_that_fails_ends() {
-    let mut run = one_rank(&sets());
+    let mut run = one_rank(&INVARIANT);
     // Not what it began with: the ranks refuse to go on, and nobody tries again.
     run.set(&["data.document_mask=false"]);
     let jobs = submit(&run, &["--chain", "2"]);

@@ -17,6 +17,9 @@ const BINARY: &str = env!("CARGO_BIN_EXE_tisserand");
 /// Longer than any wait of these tests on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The last step of a run that has none.
+const NEVER: u64 = 100_000_000;
+
 /// Tokenizer and token file of the tests.
 pub(crate) struct Corpus {
     dir: PathBuf,
@@ -115,6 +118,8 @@ pub(crate) struct Run {
     sets: Vec<String>,
     /// `--ranks` of every start; `None`: not given.
     ranks: Option<usize>,
+    /// Whether its end may be set between starts, by [`Run::end_at`].
+    is_endless: bool,
 }
 
 impl Run {
@@ -163,7 +168,39 @@ tensorboard = false
             tokens = corpus.tokens(),
         );
         fs::write(temp.path().join("run.toml"), text).unwrap();
-        Run { temp, sets: sets.iter().map(|set| (*set).to_owned()).collect(), ranks: None }
+        let sets = sets.iter().map(|set| (*set).to_owned()).collect();
+        Run { temp, sets, ranks: None, is_endless: false }
+    }
+
+    /// A run that goes on until something stops it: a test that does something to it does not race against its end,
+    /// however fast the machine. Its learning rate is constant after the warm-up, so that each step is also that of a
+    /// run with an end.
+    pub(crate) fn endless(sets: &[&str]) -> Run {
+        let mut run = Run::new(&["schedule.name=constant"]);
+        run.set(sets);
+        run.is_endless = true;
+        run.end_at(NEVER);
+        run
+    }
+
+    /// Starts of an endless run end after this step from now on, also those whose command is written down already.
+    pub(crate) fn end_at(&self, step: u64) {
+        assert!(self.is_endless);
+        let path = self.temp.path().join("run.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = text.lines().map(|line| match line.starts_with("steps = ") {
+            true => format!("steps = {step}\n"),
+            false => format!("{line}\n"),
+        });
+        fs::write(&path, lines.collect::<String>()).unwrap();
+    }
+
+    /// Has an endless run end a few steps after those that it has done, and `whole`, which nothing happens to, with
+    /// it.
+    pub(crate) fn end_soon(&self, whole: &Run) {
+        let last = self.status_step().unwrap() + 10;
+        self.end_at(last);
+        whole.end_at(last);
     }
 
     /// The same run file, in a folder of its own, with more keys on top.
@@ -171,6 +208,10 @@ tensorboard = false
         let mut run = Run::new(sets);
         run.sets.splice(0..0, self.sets.iter().cloned());
         run.ranks = self.ranks;
+        if self.is_endless {
+            run.is_endless = true;
+            run.end_at(NEVER);
+        }
         run
     }
 
@@ -231,6 +272,9 @@ tensorboard = false
         let mut command = Command::new(BINARY);
         command.arg("train").args(self.run_file()).env_remove("SLURM_JOB_ID");
         command.args(self.ranks.map(|ranks| format!("--ranks={ranks}")));
+        if self.is_endless {
+            command.args(["--allow-change", "training.steps"]);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -18,7 +18,7 @@ use run::{Run, errors};
 
 /// A run that does not come to its end by itself.
 fn endless(sets: &[&str]) -> Run {
-    Run::new(&["training.steps=100000000", "eval.every_steps=0", "log.every_steps=50"]).and(sets)
+    Run::endless(&["eval.every_steps=0", "log.every_steps=50"]).and(sets)
 }
 
 /// Asks it to stop; it must do so with 75.
