@@ -7,16 +7,19 @@
 
 #[path = "support/disk.rs"]
 mod disk;
+#[path = "support/mpirun.rs"]
+mod mpirun;
 #[path = "support/run.rs"]
 mod run;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
 use disk::{clear, fill, tear_unfinished};
+use mpirun::{end_of, under_mpirun};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use run::{Random, Run, errors, tisserand};
@@ -122,9 +125,8 @@ struct Soak {
 /// A start of the run.
 struct Start {
     child: Child,
-    /// mpirun, or this many ranks as threads of one process.
+    /// Or ranks as threads of one process.
     is_mpirun: bool,
-    ranks: usize,
     /// Job folders before it.
     jobs_before: usize,
 }
@@ -182,7 +184,7 @@ impl Soak {
             command.args(["--ranks", &ranks.to_string()]);
         }
         self.starts += 1;
-        Start { child: command.spawn().unwrap(), is_mpirun, ranks, jobs_before: jobs(run).len() }
+        Start { child: command.spawn().unwrap(), is_mpirun, jobs_before: jobs(run).len() }
     }
 
     /// Faults until the start ends, by one of them or by itself.
@@ -195,7 +197,7 @@ impl Soak {
                 std::thread::sleep(Duration::from_millis(5));
             }
             if !self.goes_on() || start.child.try_wait().unwrap().is_some() {
-                return by_itself(run, start.end());
+                return by_itself(run, start.end(run));
             }
             let fault = FAULTS[self.random.below(FAULTS.len() as u64) as usize];
             if !self.strike(fault, run, &start) {
@@ -266,13 +268,8 @@ impl Start {
     }
 
     /// Waits for its end, which must come.
-    fn end(mut self) -> Output {
-        let start = Instant::now();
-        while self.child.try_wait().unwrap().is_none() {
-            assert!(start.elapsed() < PATIENCE, "a hang: {} ranks, mpirun {}", self.ranks, self.is_mpirun);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        self.child.wait_with_output().unwrap()
+    fn end(self, run: &Run) -> Output {
+        end_of(self.child, PATIENCE, Some(run))
     }
 }
 
@@ -327,7 +324,7 @@ fn compare(run: &Run, whole: &Run, was_full: bool) -> usize {
 /// What a start returns after this fault.
 fn after_fault(fault: Fault, run: &Run, start: Start) -> Ended {
     let is_mpirun = start.is_mpirun;
-    let output = start.end();
+    let output = start.end(run);
     if output.status.success() || was_full(&output) {
         return by_itself(run, output);
     }
@@ -368,17 +365,4 @@ fn jobs(run: &Run) -> Vec<PathBuf> {
 
 fn send(pid: i32, signal: Signal) -> bool {
     kill(Pid::from_raw(pid), signal).is_ok()
-}
-
-fn under_mpirun(ranks: usize, program: &Command) -> Command {
-    let mut command = Command::new(std::env::var_os("MPIRUN").unwrap_or_else(|| "mpirun".into()));
-    command.args(["--oversubscribe", "--bind-to", "none", "--allow-run-as-root"]);
-    command.args(["-n", &ranks.to_string()]).arg(program.get_program()).args(program.get_args());
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-    command.env("MASTER_PORT", port.to_string());
-    for variable in ["SLURM_JOB_ID", "RANK", "WORLD_SIZE", "MASTER_ADDR"] {
-        command.env_remove(variable);
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
 }

@@ -17,7 +17,7 @@ fn every_mesh_of_processes_computes_the_bits_of_one_rank() {
     for mesh in &MESHES[..5] {
         for start in [processes, threads] {
             let run = whole.and(&[]);
-            exits(start(&run, *mesh), 0);
+            exits(&run, start(&run, *mesh), 0);
             run.assert_equals(&whole);
         }
     }
@@ -36,7 +36,7 @@ fn processes_and_threads_of_one_mesh_are_bit_equal() {
         let sets = ["training.global_batch=12", "training.micro_batch=1", set];
         let [by_threads, by_processes] = [threads, processes].map(|start| {
             let run = Run::new(&sets);
-            exits(start(&run, mesh), 0);
+            exits(&run, start(&run, mesh), 0);
             run
         });
         by_processes.assert_equals(&by_threads);
@@ -57,12 +57,12 @@ fn a_run_goes_on_with_other_ranks_as_processes_or_as_threads() {
         (processes, MESHES[4]),
     ];
     for (step, (start, mesh)) in (1..).zip(starts) {
-        exits(start(&run, mesh), if step < 5 { 75 } else { 0 });
+        exits(&run, start(&run, mesh), if step < 5 { 75 } else { 0 });
         assert_eq!(run.status()["step"], step);
     }
     run.assert_equals(&whole);
     // Finished: every rank does nothing.
-    exits(processes(&run, MESHES[2]), 0);
+    exits(&run, processes(&run, MESHES[2]), 0);
     run.assert_equals(&whole);
     let hosts = fs::read_to_string(run.dir().join("jobs/0003-local/hosts.json")).unwrap();
     let log = fs::read_to_string(run.dir().join("jobs/0003-local/rank0.log")).unwrap();
@@ -86,7 +86,7 @@ fn a_signal_to_mpirun_stops_all_ranks_with_a_checkpoint() {
             run.status_step().is_some_and(|step| step >= after)
         });
         send(child.id(), signal);
-        let output = end_of(child, PATIENCE);
+        let output = end_of(child, PATIENCE, Some(&run));
         assert_eq!(output.status.code(), Some(returned), "{signal}: {}", errors(&output));
         let status = run.status();
         assert_eq!((&status["state"], &status["exit_code"]), (&"stopped".into(), &75.into()), "{status}");
@@ -95,7 +95,7 @@ fn a_signal_to_mpirun_stops_all_ranks_with_a_checkpoint() {
         assert_eq!(tables(&output), 0, "{}", errors(&output));
     }
     run.end_soon(&whole);
-    exits(processes(&run, MESHES[4]), 0);
+    exits(&run, processes(&run, MESHES[4]), 0);
     whole.exits(0);
     run.assert_equals(&whole);
 }

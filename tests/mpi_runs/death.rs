@@ -72,7 +72,7 @@ fn strike(
     while ranks.len() < mesh.0 {
         ranks = ranks_of(&child);
         if child.try_wait().unwrap().is_some() {
-            let output = end_of(child, PATIENCE);
+            let output = end_of(child, PATIENCE, Some(run));
             assert!(output.status.success(), "{}", errors(&output));
             return None;
         }
@@ -83,7 +83,7 @@ fn strike(
     // After the last step nothing fails any more: ranks that are done are not missed.
     let finished = || run.dir().join("status.json").exists() && run.status()["state"] == "finished";
     if finished() || !is_alive(pid) {
-        let output = end_of(child, PATIENCE);
+        let output = end_of(child, PATIENCE, Some(run));
         assert!(output.status.success(), "{}", errors(&output));
         return None;
     }
@@ -91,7 +91,7 @@ fn strike(
     send(pid, signal);
     let death = Instant::now();
     let seconds = wait_for_end(&ranks, victim, death);
-    let output = end_of(child, END);
+    let output = end_of(child, END, Some(run));
     let said = errors(&output);
     if finished() {
         return None;
@@ -141,7 +141,7 @@ fn when_a_rank_is_killed_all_end_and_the_run_goes_on_with_the_same_bits() {
                 tisserand(["checkpoint", "verify", &run.dir_name()]);
             }
             if seconds.len() == KILLS {
-                exits(processes(&run, MESHES[random.below(5) as usize]), 0);
+                exits(&run, processes(&run, MESHES[random.below(5) as usize]), 0);
                 break;
             }
         }
@@ -166,7 +166,7 @@ fn when_a_rank_is_killed_the_others_return_one() {
     let hosts = fs::read_to_string(run.dir().join("jobs/0001-local/hosts.json")).unwrap();
     let hosts: serde_json::Value = serde_json::from_str(&hosts).unwrap();
     send(u32::try_from(hosts[2]["pid"].as_u64().unwrap()).unwrap(), Signal::SIGKILL);
-    let output = end_of(child, PATIENCE);
+    let output = end_of(child, PATIENCE, Some(&run));
     assert_eq!(tables(&output), 1, "{}", errors(&output));
     // mpirun ends the last process as soon as it is the only one, which may be before its shell has noted anything.
     let code = |rank: usize| fs::read_to_string(format!("{}{rank}", note.display())).unwrap_or_default();

@@ -9,11 +9,11 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::run::errors;
-use super::{PATIENCE, under_mpirun};
+use super::{PATIENCE, end_of, under_mpirun};
 
 /// Runs it and reads its report.
 fn examined(mut command: Command) -> Value {
-    let output = command.output().unwrap();
+    let output = end_of(command.spawn().unwrap(), PATIENCE, None);
     assert_eq!(output.status.code(), Some(0), "{command:?}: {}", errors(&output));
     let text = String::from_utf8(output.stdout).unwrap();
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -97,7 +97,7 @@ fn a_host_that_is_really_slow_is_named() {
     let started = command.spawn().unwrap();
     let pid = wait_for_pid(&dir.path().join("pid-1"));
     let throttling = std::thread::spawn(move || throttle(pid));
-    let output = started.wait_with_output().unwrap();
+    let output = end_of(started, PATIENCE, None);
     throttling.join().unwrap();
     let report: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", errors(&output)));
@@ -129,7 +129,7 @@ fn accept_trains_over_mpi_and_kills_runs_of_its_own() {
     let out = dir.path().join("accept.json");
     let mut program = Command::new(env!("CARGO_BIN_EXE_tisserand"));
     program.args(["accept", "--dir"]).arg(dir.path()).arg("--out").arg(&out);
-    let output = under_mpirun(2, &program).output().unwrap();
+    let output = end_of(under_mpirun(2, &program).spawn().unwrap(), PATIENCE, None);
     assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
     let result: Value = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();
     let passed = result["stages"].as_array().unwrap().iter().filter(|stage| stage["passed"] == true).count();

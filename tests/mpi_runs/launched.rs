@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::run::{Run, errors};
-use super::{END, INVARIANT, MESHES, Mesh, PATIENCE, on_mesh, one_rank, send, tables};
+use super::{END, INVARIANT, MESHES, Mesh, PATIENCE, end_of, on_mesh, one_rank, send, tables};
 
 /// The run on this mesh, with its lines on standard output.
 fn launched(run: &Run, (ranks, mesh): Mesh) -> Command {
@@ -32,7 +32,7 @@ fn hosts(run: &Run) -> Vec<Value> {
 fn launched_ranks_have_the_bits_of_one_and_a_table_of_where_they_are() {
     let whole = one_rank(&INVARIANT);
     let run = whole.and(&[]);
-    let output = launched(&run, MESHES[4]).output().unwrap();
+    let output = end_of(launched(&run, MESHES[4]).spawn().unwrap(), PATIENCE, Some(&run));
     assert!(output.status.success(), "{}", errors(&output));
     run.assert_equals(&whole);
     let said = String::from_utf8(output.stdout.clone()).unwrap();
@@ -75,7 +75,7 @@ fn a_signal_to_the_launcher_stops_all_ranks_with_a_checkpoint() {
         let run = endless();
         let (child, _) = running(&run);
         send(child.id(), signal);
-        let output = child.wait_with_output().unwrap();
+        let output = end_of(child, PATIENCE, Some(&run));
         assert_eq!(output.status.code(), Some(75), "{signal}: {}", errors(&output));
         assert_eq!(run.status()["state"], "stopped");
         assert!(!errors(&output).contains("[mpirun]"), "{}", errors(&output));
@@ -87,7 +87,7 @@ fn when_a_launched_rank_is_killed_the_launch_fails_with_one_table() {
     let run = endless();
     let (child, pids) = running(&run);
     send(pids[2], Signal::SIGKILL);
-    let output = child.wait_with_output().unwrap();
+    let output = end_of(child, PATIENCE, Some(&run));
     let said = errors(&output);
     // mpirun's code: that of the rank that it saw first.
     assert!(matches!(output.status.code(), Some(1 | 137)), "{said}");
@@ -131,7 +131,8 @@ fn ranks_that_are_bound_to_one_cpu_are_refused_unless_that_is_meant() {
     let bound = |more: &[&str]| {
         let mut taskset = Command::new("taskset");
         taskset.args(["-c", "0"]).arg(command.get_program()).args(command.get_args()).args(more);
-        taskset.output().expect("taskset, of util-linux")
+        taskset.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        end_of(taskset.spawn().expect("taskset, of util-linux"), PATIENCE, Some(&run))
     };
     let output = bound(&[]);
     let said = errors(&output);

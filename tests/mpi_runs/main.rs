@@ -10,15 +10,17 @@ mod death;
 mod doctor;
 mod launched;
 mod metadata;
+#[path = "../support/mpirun.rs"]
+mod mpirun;
 mod panics;
 mod refusals;
 #[path = "../support/run.rs"]
 mod run;
 
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use mpirun::{end_of, under_mpirun};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use run::{Run, errors};
@@ -49,23 +51,6 @@ const MESHES: [Mesh; 6] = [
     (3, &["mesh.dp_shard=3"]),
 ];
 
-/// A program under mpirun, on a port of its own.
-fn under_mpirun(ranks: usize, program: &Command) -> Command {
-    let mut command = Command::new(std::env::var_os("MPIRUN").unwrap_or_else(|| "mpirun".into()));
-    command.args(["--oversubscribe", "--bind-to", "none"]);
-    if nix::unistd::geteuid().is_root() {
-        command.arg("--allow-run-as-root");
-    }
-    command.args(["-n", &ranks.to_string()]).arg(program.get_program()).args(program.get_args());
-    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-    command.env("MASTER_PORT", port.to_string());
-    for variable in ["SLURM_JOB_ID", "RANK", "WORLD_SIZE", "MASTER_ADDR"] {
-        command.env_remove(variable);
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
 /// The run on this mesh, under mpirun.
 fn processes(run: &Run, (ranks, mesh): Mesh) -> Command {
     under_mpirun(ranks, &on_mesh(run, mesh))
@@ -86,9 +71,10 @@ fn on_mesh(run: &Run, mesh: &[&str]) -> Command {
     program
 }
 
-fn exits(mut command: Command, code: i32) -> String {
+/// Starts `run` by this command, which must exit with `code`; what it wrote to standard error.
+fn exits(run: &Run, mut command: Command, code: i32) -> String {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = end_of(command.spawn().unwrap(), PATIENCE);
+    let output = end_of(command.spawn().unwrap(), PATIENCE, Some(run));
     assert_eq!(output.status.code(), Some(code), "{command:?}: {}", errors(&output));
     String::from_utf8(output.stderr).unwrap()
 }
@@ -99,24 +85,6 @@ fn one_rank(sets: &[&str]) -> Run {
     run
 }
 
-/// What mpirun says in the end, which must come within `limit`. Open MPI 4.1 with PMIx 4 was seen to wait for a lock of its
-/// own for ever (in PMIx_server_finalize), when all ranks had ended and all that they said had been passed on: so it is
-/// ended here, which is a failure of the job as any other.
-fn end_of(mpirun: Child, limit: Duration) -> Output {
-    let (pid, (done, is_done)) = (mpirun.id(), mpsc::channel::<()>());
-    let wait = move || {
-        if is_done.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
-            println!("mpirun, process {pid}, does not end; it is killed");
-            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
-        }
-    };
-    let waiting = std::thread::spawn(wait);
-    let output = mpirun.wait_with_output().unwrap();
-    drop(done);
-    waiting.join().unwrap();
-    output
-}
-
 fn send(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
 }
@@ -125,4 +93,20 @@ fn send(pid: u32, signal: Signal) {
 fn tables(output: &Output) -> usize {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     String::from_utf8_lossy(&text).lines().filter(|line| line.starts_with("rank  host")).count()
+}
+
+/// So that these tests can be believed: of what hangs, only an mpirun without ranks counts as ended.
+#[test]
+fn an_mpirun_that_outlasts_its_ranks_has_their_code() {
+    let run = one_rank(&[]);
+    let limit = Duration::from_millis(300);
+    let hanging = |program: &str| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", program]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        shell.spawn().unwrap()
+    };
+    assert_eq!(end_of(hanging("exec sleep 100"), limit, Some(&run)).status.code(), Some(0));
+    assert_eq!(end_of(hanging("exec sleep 100"), limit, None).status.code(), None);
+    let with_a_rank = hanging("sleep 100; :");
+    assert!(std::panic::catch_unwind(|| end_of(with_a_rank, limit, Some(&run))).is_err());
 }

@@ -59,7 +59,7 @@ fn a_panic_and_ranks_that_are_stuck_end_all_with_one_table() {
         let mut command = under_mpirun(3, &program);
         command.env("MPI_RUNS_SCENARIO", scenario).env("MPI_RUNS_FILE", &run.run_file()[0]);
         let began = Instant::now();
-        let output = end_of(command.spawn().unwrap(), PATIENCE);
+        let output = end_of(command.spawn().unwrap(), PATIENCE, None);
         let said = errors(&output);
         assert!(began.elapsed() < END, "{scenario}: {said}");
         assert_eq!(output.status.code(), Some(code), "{scenario}: {said}");

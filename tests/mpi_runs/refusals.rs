@@ -13,7 +13,7 @@ fn ranks_of_a_launcher_and_ranks_that_are_threads_exclude_each_other() {
     let run = Run::new(&[]);
     let mut command = processes(&run, MESHES[0]);
     command.args(["--ranks", "2"]);
-    let said = exits(command, 2);
+    let said = exits(&run, command, 2);
     let lines = |start: &str| said.lines().filter(|line| line.starts_with(start)).count();
     assert_eq!(
         lines("error: --ranks 2 makes ranks of threads, but this process is rank 0 of 2"),
@@ -25,14 +25,14 @@ fn ranks_of_a_launcher_and_ranks_that_are_threads_exclude_each_other() {
     // One process may.
     let mut command = processes(&run, (1, &[]));
     command.args(["--ranks", "2"]);
-    exits(command, 0);
+    exits(&run, command, 0);
 }
 
 /// What every rank refuses is said by rank 0.
 #[test]
 fn bad_input_is_told_once() {
     let run = Run::new(&["mesh.dp_shard=3"]);
-    let said = exits(processes(&run, (2, &[])), 2);
+    let said = exits(&run, processes(&run, (2, &[])), 2);
     assert_eq!(said.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{said}");
     assert!(said.contains("multiply to 3, but the run has 2 ranks"), "{said}");
     // Found by rank 0 alone, when all have met.
@@ -40,7 +40,7 @@ fn bad_input_is_told_once() {
     run.exits(0);
     let mut command = processes(&run, MESHES[0]);
     command.arg("--fresh");
-    let said = exits(command, 2);
+    let said = exits(&run, command, 2);
     assert_eq!(said.lines().filter(|line| line.contains("error: ")).count(), 1, "{said}");
     assert!(said.contains("--fresh: ") && said.contains("is not empty"), "{said}");
     assert!(!said.contains("rank  host"), "{said}");
@@ -48,7 +48,7 @@ fn bad_input_is_told_once() {
     let run = Run::new(&["training.steps=2"]);
     let mut command = processes(&run, MESHES[0]);
     command.arg("--fresh");
-    exits(command, 0);
+    exits(&run, command, 0);
     let left = fs::read_dir(run.dir()).unwrap().map(|entry| entry.unwrap().file_name());
     assert!(left.into_iter().all(|name| !name.to_string_lossy().contains(".control")));
 }
@@ -64,14 +64,14 @@ fn by_variables(run: &Run, rank: usize, port: &str) -> Command {
 #[test]
 fn a_secret_that_does_not_come_and_one_that_is_none_are_named() {
     let run = Run::new(&["run.collective_timeout_s=1.0"]);
-    let said = exits(by_variables(&run, 1, "29517"), 1);
+    let said = exits(&run, by_variables(&run, 1, "29517"), 1);
     let expected = format!("error: rank 1: {}/.control-local did not come within 1 s", run.dir_name());
     assert!(said.starts_with(&expected) && said.contains("share run.dir"), "{said}");
     fs::create_dir_all(run.dir()).unwrap();
     let path = run.dir().join(".control-local");
     fs::write(&path, [7; 32]).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-    let said = exits(by_variables(&run, 1, "29517"), 1);
+    let said = exits(&run, by_variables(&run, 1, "29517"), 1);
     assert!(said.contains(".control-local") && said.contains("others may read it"), "{said}");
 }
 

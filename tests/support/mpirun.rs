@@ -1,0 +1,72 @@
+//! Programs under `mpirun`, and how they end. MPIRUN names another one than that on PATH; what is said of its
+//! behaviour holds for Open MPI 4.1.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::run::Run;
+
+/// A program under mpirun, on a port of its own.
+pub(crate) fn under_mpirun(ranks: usize, program: &Command) -> Command {
+    let mut command = Command::new(std::env::var_os("MPIRUN").unwrap_or_else(|| "mpirun".into()));
+    command.args(["--oversubscribe", "--bind-to", "none"]);
+    if nix::unistd::geteuid().is_root() {
+        command.arg("--allow-run-as-root");
+    }
+    command.args(["-n", &ranks.to_string()]).arg(program.get_program()).args(program.get_args());
+    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    command.env("MASTER_PORT", port.to_string());
+    for variable in ["SLURM_JOB_ID", "RANK", "WORLD_SIZE", "MASTER_ADDR"] {
+        command.env_remove(variable);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// What `child` says in the end, which must come within `limit`: an mpirun, or a program that starts one.
+///
+/// mpirun was seen to wait for a lock of its own for ever (PMIx 4, in PMIx_server_finalize), when all ranks had ended
+/// and all that they said had been passed on. It is killed then. For its code stands the one that the ranks of `run`
+/// ended with, as they wrote it down; without a run the status is that of a process that was killed.
+pub(crate) fn end_of(child: Child, limit: Duration, run: Option<&Run>) -> Output {
+    let pid = child.id();
+    let (done, is_done) = mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || match is_done.recv_timeout(limit) {
+        Err(RecvTimeoutError::Timeout) => Some(kill_with_children(pid)),
+        _ => None,
+    });
+    let mut output = child.wait_with_output().unwrap();
+    drop(done);
+    let Some(had_ranks) = watch.join().unwrap() else { return output };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!had_ranks, "a hang: after {limit:?} there are still ranks; {said}");
+    println!("all ranks had ended, but mpirun did not within {limit:?}: killed; {said}");
+    let noted = run.filter(|run| run.dir().join("status.json").exists()).map(Run::status);
+    if let Some(code) = noted.and_then(|status| status["exit_code"].as_i64()) {
+        output.status = ExitStatus::from_raw(i32::try_from(code).unwrap() << 8);
+    }
+    output
+}
+
+/// Whether there was any process but an mpirun below it.
+fn kill_with_children(pid: u32) -> bool {
+    let mut had_ranks = false;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace() {
+            // One that has ended, and that nobody has asked for, has no program any more.
+            let program = fs::read_link(format!("/proc/{child}/exe")).unwrap_or_default();
+            let name = program.file_name().unwrap_or_default();
+            had_ranks |= !["", "mpirun", "orterun", "prterun"].iter().any(|launcher| name == *launcher);
+            had_ranks |= kill_with_children(child.parse().unwrap());
+        }
+    }
+    let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+    had_ranks
+}
