@@ -46,6 +46,11 @@ fn a_chain_goes_on_after_an_early_stop_and_ends_with_its_run() {
     third.wait_for("CANCELLED");
     whole.exits(0);
     run.assert_equals(&whole);
+    // A start that finds nothing to do is a start.
+    let jobs = submit(&run, &[]);
+    jobs[0].wait_for("COMPLETED");
+    let said = jobs[0].log();
+    assert!(said.contains("the run is finished") && !said.contains("once more"), "{said}");
 }
 
 #[test]

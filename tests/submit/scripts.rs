@@ -122,14 +122,15 @@ fn execute(sandbox: &Sandbox, srun: &str) -> (Option<i32>, String) {
 #[test]
 fn a_launch_that_never_was_is_not_the_end_of_the_run() {
     let sandbox = Sandbox::new();
+    // Whatever an earlier start has left.
+    fs::create_dir_all(sandbox.path("runs/weave/jobs/0001-7")).unwrap();
+    fs::write(sandbox.path("runs/weave/status.json"), "{\n  \"state\": \"finished\"\n}\n").unwrap();
     let (code, said) = execute(&sandbox, "echo launched");
     assert_eq!((code, said.matches("launched\n").count()), (Some(1), 2), "{said}");
     assert!(said.contains("sleep 30") && said.contains("the chain ends here\nscancel"), "{said}");
 
-    let finish = "echo launched; mkdir -p runs/weave
-        [ -e once ] && echo '  \"state\": \"finished\",' > runs/weave/status.json
-        touch once";
-    let (code, said) = execute(&sandbox, finish);
+    let second = "echo launched; [ -e once ] && mkdir runs/weave/jobs/0002-7; touch once";
+    let (code, said) = execute(&sandbox, second);
     assert_eq!((code, said.matches("launched\n").count()), (Some(0), 2), "{said}");
     assert!(said.contains("the run is finished"), "{said}");
 

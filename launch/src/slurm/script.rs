@@ -72,8 +72,8 @@ pub struct Job {
     pub srun: Vec<Line>,
     /// The program and its arguments.
     pub program: Vec<String>,
-    /// The run's `status.json`.
-    pub status: String,
+    /// The run's folder of job folders.
+    pub jobs: String,
     /// What comes after an early stop.
     pub then: Then,
     /// Where lines are from, by name.
@@ -109,7 +109,7 @@ impl Job {
                 self.srun.iter().map(|line| format!("# {}: {}", dashed(line), line.reason())).collect(),
             ),
             ("program", vec![shell_words(&self.program)]),
-            ("status", vec![shell_word(&self.status)]),
+            ("jobs", vec![shell_word(&self.jobs)]),
             ("requeue", when(self.then == Then::Requeue)),
             ("chain", when(self.then == Then::Chain)),
             ("once", when(self.then == Then::Once)),
@@ -140,7 +140,7 @@ impl Job {
     }
 
     fn refuse_control_characters(&self) -> Result<()> {
-        let words = self.command.iter().chain(&self.program).chain([&self.machine, &self.page, &self.status]);
+        let words = self.command.iter().chain(&self.program).chain([&self.machine, &self.page, &self.jobs]);
         let lines = self.lines().flat_map(|line| [&line.name, &line.value, &line.why]);
         let texts = words.chain(lines).chain(self.sources.values());
         match texts.into_iter().find(|text| text.chars().any(char::is_control)) {
@@ -214,7 +214,7 @@ mod tests {
             on_gpus: false,
             srun: Vec::new(),
             program: vec!["tisserand".into()],
-            status: "status.json".into(),
+            jobs: "jobs".into(),
             then: Then::Once,
             sources: BTreeMap::new(),
         };

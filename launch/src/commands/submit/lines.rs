@@ -46,7 +46,7 @@ impl Request<'_> {
             on_gpus: self.on_gpus,
             srun: self.srun(),
             program: self.program(),
-            status: self.run_dir.join("status.json").display().to_string(),
+            jobs: self.run_dir.join("jobs").display().to_string(),
             then: self.then,
             sources: profile.sources.clone(),
         })
