@@ -2,10 +2,16 @@
 // level by level, ((0 + 1) + (2 + 3)) + ... Sums (of integers modulo 2^n) or maxima (NaN if any is NaN), in f32 for
 // floating-point tensors, with one rounding at the end.
 //
+//   combine   up to MAX_TENSORS, of any type: each is a parameter
+//   stack     up to 8 · 1023, floating-point: the others lie one behind the other in `others` [count - 1, len]
+//
 // Bytes: (count + 1) elements for each of own; count - 1 FLOPs. Floor: bytes / bandwidth.
-// Geometry: 256 threads, blocks in a grid-stride loop over packs of 16 bytes; no shared memory. The tensors are
-// parameters, so no table of pointers has to be made; their number is the same for all threads.
+// Geometry: 256 threads, blocks in a grid-stride loop over packs of 16 bytes, of stacks over 4 elements; no shared
+// memory. Tensors are parameters or equally far apart, so that no table of pointers has to be made; their number is the
+// same for all threads.
+#include "elements.cuh"
 #include "isa/isa.cuh"
+#include "vector.cuh"
 
 constexpr u32 MAX_TENSORS = 32;
 
@@ -51,6 +57,12 @@ struct Values {
     typename Computed<T>::Type values[LEN];
 };
 
+// The left branch becomes the node of both.
+template <class How, class T, u32 LEN>
+DEVICE void join(Values<T, LEN>& left, const Values<T, LEN>& right) {
+    UNROLL for (u32 j = 0; j < LEN; j++) { left.values[j] = How::of(left.values[j], right.values[j]); }
+}
+
 template <u32 NUMBER, u32 LEN, class T>
 DEVICE Values<T, LEN> leaf(const Tensors<T>& tensors, u64 i) {
     Values<T, LEN> wide;
@@ -73,7 +85,7 @@ DEVICE Values<T, LEN> node(const Tensors<T>& tensors, u64 i) {
         Values<T, LEN> left = node<How, FIRST, SPAN / 2, LEN>(tensors, i);
         if (FIRST + SPAN / 2 < tensors.count) {
             const Values<T, LEN> right = node<How, FIRST + SPAN / 2, SPAN / 2, LEN>(tensors, i);
-            UNROLL for (u32 j = 0; j < LEN; j++) { left.values[j] = How::of(left.values[j], right.values[j]); }
+            join<How>(left, right);
         }
         return left;
     }
@@ -108,6 +120,106 @@ DEVICE bool all_aligned(const Tensors<T>& tensors) {
     return all;
 }
 
+// Tensors of a stack that are read at once.
+constexpr u32 LEAVES = 8;
+
+// Elements of each tensor for a thread: its registers are for the tree.
+constexpr u32 STACK_LEN = 4;
+
+// Groups of LEAVES tensors are counted with so many binary digits: at most 1023.
+constexpr u32 DIGITS = 10;
+
+// All tensors but `own` lie one behind the other, [count - 1, len].
+template <class T>
+struct Stack {
+    Global<T> own;
+    Global<const T> others;
+    u32 own_index, count;
+    u64 len;
+};
+
+template <u32 LEN, class T>
+DEVICE Values<T, LEN> leaf(const Stack<T>& stack, u32 number, u64 i) {
+    const bool is_own = number == stack.own_index;
+    const u64 at = u64(number - (number > stack.own_index ? 1 : 0)) * stack.len + i;
+    Values<T, LEN> wide;
+    if constexpr (LEN == 1) {
+        wide.values[0] = Computed<T>::widen(is_own ? load(stack.own, i) : load(stack.others, at));
+    } else {
+        const Elements<T, LEN> all = is_own ? load_elements<LEN>(stack.own, i) : load_elements<LEN>(stack.others, at);
+        UNROLL for (u32 j = 0; j < LEN; j++) { wide.values[j] = Computed<T>::widen(all[j]); }
+    }
+    return wide;
+}
+
+// The node over tensors first .. first + LEAVES, of which the first is there. All are read before two are joined.
+template <class How, u32 LEN, class T>
+DEVICE Values<T, LEN> node_of_leaves(const Stack<T>& stack, u32 first, u64 i) {
+    Values<T, LEN> nodes[LEAVES] = {};
+    UNROLL for (u32 n = 0; n < LEAVES; n++) {
+        if (first + n < stack.count) {
+            nodes[n] = leaf<LEN>(stack, first + n, i);
+        }
+    }
+    UNROLL for (u32 span = 1; span < LEAVES; span *= 2) {
+        UNROLL for (u32 n = 0; n < LEAVES; n += 2 * span) {
+            if (first + n + span < stack.count) {
+                join<How>(nodes[n], nodes[n + span]);
+            }
+        }
+    }
+    return nodes[0];
+}
+
+// The tree over all tensors. As a counter has a digit for each power of two, so a node over 2^d groups of leaves waits
+// at place d for the next one of its size. At the end the nodes that still wait are joined from the right: the smaller
+// ones are the right branches of the larger ones.
+template <class How, u32 LEN, class T>
+DEVICE Values<T, LEN> root(const Stack<T>& stack, u64 i) {
+    Values<T, LEN> waiting[DIGITS] = {};
+    u32 group = 0;
+    for (; group * LEAVES < stack.count; group++) {
+        Values<T, LEN> node = node_of_leaves<How, LEN>(stack, group * LEAVES, i);
+        bool carries = true;
+        UNROLL for (u32 digit = 0; digit < DIGITS; digit++) {
+            if (carries && (group >> digit & 1) != 0) {
+                Values<T, LEN> both = waiting[digit];
+                join<How>(both, node);
+                node = both;
+            } else if (carries) {
+                waiting[digit] = node;
+                carries = false;
+            }
+        }
+    }
+    Values<T, LEN> right = {};
+    bool is_there = false;
+    UNROLL for (u32 digit = 0; digit < DIGITS; digit++) {
+        if ((group >> digit & 1) != 0) {
+            Values<T, LEN> both = waiting[digit];
+            if (is_there) {
+                join<How>(both, right);
+            }
+            right = both;
+            is_there = true;
+        }
+    }
+    return right;
+}
+
+template <class How, class T>
+DEVICE void combine_stack(const Stack<T>& stack) {
+    const auto one = [&](u64 i) { store(stack.own, i, Computed<T>::narrow(root<How, 1>(stack, i).values[0])); };
+    const auto some = [&](u64 i) {
+        const Values<T, STACK_LEN> wide = root<How, STACK_LEN>(stack, i);
+        Elements<T, STACK_LEN> narrow;
+        UNROLL for (u32 j = 0; j < STACK_LEN; j++) { narrow[j] = Computed<T>::narrow(wide.values[j]); }
+        store_elements(stack.own, i, narrow);
+    };
+    const bool aligned = is_aligned(stack.own) && is_aligned(stack.others) && stack.len % STACK_LEN == 0;
+    for_each_group<STACK_LEN>(aligned, stack.len, one, some);
+}
+
 #define EIGHT(T, a, b, c, d, e, f, g, h)                                                                     \
     Global<const T> a, Global<const T> b, Global<const T> c, Global<const T> d, Global<const T> e,             \
         Global<const T> f, Global<const T> g, Global<const T> h
@@ -122,6 +234,10 @@ DEVICE bool all_aligned(const Tensors<T>& tensors) {
                                   t22, t23, t24, t25, t26, t27, t28, t29, t30, t31}};                          \
         combine<How>(tensors, all_aligned(tensors), len);                                                      \
     }
+#define STACK(name, How, T)                                                                                  \
+    KERNEL(name##_##T, 256, Global<T> own, Global<const T> others, u32 own_index, u32 count, u64 len) {        \
+        combine_stack<How>(Stack<T>{own, others, own_index, count, len});                                      \
+    }
 #define ENTRIES(T)                                                                                           \
     ENTRY(combine_sum, Sum, T)                                                                                 \
     ENTRY(combine_max, Max, T)
@@ -130,3 +246,7 @@ ENTRIES(bf16)
 ENTRIES(u32)
 ENTRIES(i32)
 ENTRIES(u8)
+STACK(stack_sum, Sum, f32)
+STACK(stack_max, Max, f32)
+STACK(stack_sum, Sum, bf16)
+STACK(stack_max, Max, bf16)

@@ -47,6 +47,58 @@ fn check_dtype<T: Element>(ctx: &Context<Dev>, values: impl Fn(usize, usize) -> 
     }
 }
 
+/// As [`combined`], of many tensors, of which all but the own one lie one behind the other, as communicators receive
+/// them, from so many elements of their block on.
+fn combined_stack<D: Device, T: Element>(
+    ctx: &Context<D>,
+    how: Combine,
+    values: &Values<T>,
+    own: usize,
+    from: usize,
+) -> Vec<u8> {
+    let len = values[0].len();
+    let mut target = upload(ctx, &values[own]);
+    let others =
+        values.iter().enumerate().filter(|(tensor, _)| *tensor != own).flat_map(|(_, values)| values);
+    let stack: Vec<T> = std::iter::repeat_n(&T::zeroed(), from).chain(others).copied().collect();
+    let stack = upload(ctx, &stack);
+    let others: Vec<TensorRef<'_, D>> =
+        (0..values.len() - 1).map(|other| stack.range(from + other * len, [len])).collect();
+    let (before, after) = others.split_at(own);
+    elementwise::combine(&ctx.device, how, before, target.view_mut([len]), after).unwrap();
+    let mut got = vec![T::zeroed(); len];
+    ctx.device.download(target.view([len]), &mut got).unwrap();
+    bytemuck::cast_slice(&got).to_vec()
+}
+
+fn check_stack<T: Element>(ctx: &Context<Dev>, values: impl Fn(usize, usize) -> Vec<T>) {
+    let cpu = cpu();
+    for (count, len) in [(33, 12), (40, 1), (64, 1031), (65, 64), (127, 5), (520, 8), (1031, 4)] {
+        let values: Values<T> = (0..count).map(|tensor| values(tensor, len)).collect();
+        for (how, own, from) in
+            [(Combine::Sum, 0, 0), (Combine::Sum, count - 1, 1), (Combine::Max, count / 2, 0)]
+        {
+            let want = combined(&cpu, how, &values, own, [0, 0]);
+            let got = combined_stack(ctx, how, &values, own, from);
+            assert!(got == want, "{how:?} of {count} tensors of {len} {}, own {own}", T::DTYPE);
+        }
+    }
+}
+
+/// The ranks of an axis may be more than a kernel has parameters.
+#[test]
+fn tensors_one_behind_the_other_may_be_many() {
+    let check = |ctx: &Context<Dev>| {
+        let numbers = |tensor, len| normal_f64(tensor as u64, len);
+        check_stack(ctx, |tensor, len| numbers(tensor, len).iter().map(|x| *x as f32).collect());
+        check_stack(ctx, |tensor, len| {
+            numbers(tensor, len).iter().map(|x| half::bf16::from_f64(*x)).collect()
+        });
+    };
+    for_each_setting(check);
+    with_warps_of_64(check);
+}
+
 /// Numbers of very different sizes, whose sums round.
 fn numbers(tensor: usize, len: usize) -> Vec<f64> {
     let scale = 1.1_f64.powi(tensor as i32) * 1.2345;
@@ -88,7 +140,10 @@ fn more_tensors_than_the_kernel_takes_are_refused() {
         let others = vec![other.view([1]); 32];
         let refused = elementwise::combine(&ctx.device, Combine::Sum, &[], own.view_mut([1]), &others);
         let message = refused.unwrap_err().to_string();
-        assert!(message.contains("33 tensors, but this device combines at most 32"), "{message}");
+        assert!(
+            message.contains("33 tensors, but this device combines at most 32, or 8184 of f32 or"),
+            "{message}"
+        );
     });
 }
 
@@ -100,4 +155,10 @@ fn accesses_are_coalesced() {
             _ => drop(combined(ctx, Combine::Sum, &vec![vec![1_u8; 8192]; 4], 1, [0, 0])),
         });
     }
+    assert_coalesced("stack of f32", 1.0, |ctx| {
+        drop(combined_stack(ctx, Combine::Sum, &vec![vec![1.0_f32; 4096]; 40], 1, 0));
+    });
+    assert_coalesced("stack of bf16", 1.0, |ctx| {
+        drop(combined_stack(ctx, Combine::Sum, &vec![vec![half::bf16::ONE; 4096]; 40], 1, 0));
+    });
 }

@@ -60,3 +60,20 @@ fn streams_wait_for_the_slowest_rank_and_hosts_for_none() {
         );
     }
 }
+
+/// Sums that are not NCCL's are a kernel's, which takes as many tensors as there are ranks.
+#[test]
+fn more_ranks_than_a_kernel_has_parameters_add_up() {
+    const RANKS: usize = 40;
+    // Slices of which some are longer than others.
+    const LEN: usize = 2 * RANKS + 5;
+    let context = |_| Context::new(Cuda::new(Emulated::new(Settings::default())), 64 << 10).unwrap();
+    on_ranks_with(context, RANKS, Sums::Tree, PATIENCE, |world, ctx, control| {
+        let mut all = world.split("dp_shard", 0, control.rank()).unwrap();
+        let block = upload(&ctx, &[control.rank() as f32; LEN]);
+        let block = all.run(Call::AllReduce(ReduceOp::Sum), block).unwrap();
+        let mut sums = [0.0_f32; LEN];
+        ctx.device.download(block.view([LEN]), &mut sums).unwrap();
+        assert_eq!(sums, [(RANKS * (RANKS - 1) / 2) as f32; LEN]);
+    });
+}
