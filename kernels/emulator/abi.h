@@ -23,6 +23,7 @@ struct EmulatorSettings {
     uint32_t live_blocks;      // blocks that run side by side
     uint32_t warp_size;        // 32 or 64: which of the two builds of the kernels
     uint32_t count_accesses;   // 1: fill in the counters
+    uint32_t edge_blocks;      // only so many blocks at either end of each dimension of the grid are run; 0: all
 };
 
 // What a launch did. Accesses are those of warps; wavefronts and sectors are what the memories would spend on them.
@@ -46,8 +47,9 @@ int32_t emulator_launch(const char* kernel, const uint32_t grid[3], uint32_t thr
 // Whether there is such a kernel, for warps of this size.
 int32_t emulator_has_kernel(const char* kernel, uint32_t warp_size);
 
-// Zeroed memory in which every byte counts as written; null if there is not enough.
-void* emulator_allocate(uint64_t bytes, uint64_t alignment);
+// Zeroed memory in which every byte counts as written; null if there is not enough. With `sparse` it takes room only
+// where it is touched, and may be far larger than the machine's.
+void* emulator_allocate(uint64_t bytes, uint64_t alignment, uint32_t sparse);
 void emulator_free(void* memory);
 
 // Marks bytes as never written (and fills them with 0xFF); as written; copies bytes with their marks.

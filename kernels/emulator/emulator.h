@@ -40,10 +40,10 @@ extern __thread const Position* running_position;
 inline const Position& position() { return *running_position; }
 
 // --- device memory
-// A tensor passed to a kernel: exact bounds, and the marks of what has been written.
+// A tensor passed to a kernel: exact bounds, and the marks of what nothing has written.
 struct Buffer {
     uint64_t bytes;
-    uint8_t* written;  // one byte for each
+    uint8_t* unwritten;  // one byte for each
 };
 
 // Accesses to device memory that a thread may still make before it waits for others; 0 sends each through the slow path.
@@ -65,10 +65,10 @@ inline bool is_inside(const Buffer& buffer, int64_t offset, uint32_t size) {
     return offset >= 0 && uint64_t(offset) <= buffer.bytes && size <= buffer.bytes - uint64_t(offset);
 }
 
-// Whether all marks are set; quick for the sizes of instructions.
-inline bool are_written(const uint8_t* marks, uint32_t size) {
-    constexpr uint8_t ALL[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-    return std::memcmp(marks, ALL, size) == 0;
+// Whether no mark is set; quick for the sizes of instructions.
+inline bool are_written(const uint8_t* unwritten, uint32_t size) {
+    constexpr uint8_t NONE[16] = {};
+    return std::memcmp(unwritten, NONE, size) == 0;
 }
 
 // `size` bytes, 1 to 16, from element i on, at a multiple of them.
@@ -77,7 +77,7 @@ const T* read(const Buffer& buffer, Data* data, int64_t i, uint32_t size, Site s
     const int64_t offset = offset_of<T>(i);
     const char* address = reinterpret_cast<const char*>(data) + offset;
     if (quick_accesses > 0 && is_inside(buffer, offset, size) && reinterpret_cast<uintptr_t>(address) % size == 0 &&
-        are_written(buffer.written + offset, size)) {
+        are_written(buffer.unwritten + offset, size)) {
         quick_accesses--;
         return reinterpret_cast<const T*>(address);
     }
@@ -89,7 +89,7 @@ T* write(const Buffer& buffer, T* data, int64_t i, uint32_t size, Site site) {
     char* address = reinterpret_cast<char*>(data) + offset;
     if (quick_accesses > 0 && is_inside(buffer, offset, size) && reinterpret_cast<uintptr_t>(address) % size == 0) {
         quick_accesses--;
-        std::memset(buffer.written + offset, 1, size);
+        std::memset(buffer.unwritten + offset, 0, size);
         return reinterpret_cast<T*>(address);
     }
     return static_cast<T*>(write_bytes(buffer, data, offset, size, site));
@@ -163,7 +163,7 @@ inline float exp2_flushed(float x) {
 // An argument of the host, and the marks of its bytes.
 struct Argument {
     EmulatorArg given;
-    uint8_t* written;
+    uint8_t* unwritten;
 };
 
 // Gives a kernel its name. `mismatch` is the index of the first argument that does not fit, or -1.
@@ -200,7 +200,7 @@ struct Parameter<Tensor<T>> {
         return arg.kind == 0 && (!WRITES || arg.size == 1 || is_absent);
     }
     static Tensor<T> from(const Argument& arg) {
-        return Tensor<T>{reinterpret_cast<T*>(arg.given.value), Buffer{arg.given.bytes, arg.written}, 0};
+        return Tensor<T>{reinterpret_cast<T*>(arg.given.value), Buffer{arg.given.bytes, arg.unwritten}, 0};
     }
 };
 

@@ -105,14 +105,30 @@ void run_until_it_waits(Thread& thread) {
 
 }  // namespace
 
+uint64_t Launch::next_block(uint64_t index) const {
+    const uint64_t num_blocks = uint64_t(grid[0]) * grid[1] * grid[2];
+    const uint32_t edge = settings.edge_blocks;
+    const auto is_at_edge = [&](uint64_t at, uint32_t extent) { return at < edge || extent - at <= edge; };
+    while (edge > 0 && index < num_blocks &&
+           !(is_at_edge(index % grid[0], grid[0]) && is_at_edge(index / grid[0] % grid[1], grid[1]) &&
+             is_at_edge(index / grid[0] / grid[1], grid[2]))) {
+        index++;
+    }
+    return index;
+}
+
 void Launch::run() {
     const uint64_t num_blocks = uint64_t(grid[0]) * grid[1] * grid[2];
     const std::size_t live = std::max<uint32_t>(1, settings.live_blocks);
     const std::string of_kernel = std::string("kernel ") + kernel->name + ", ";
-    uint64_t next = 0;
+    uint64_t next = next_block(0);
+    const auto begin_next = [&](Block& block) {
+        block.begin(next);
+        next = next_block(next + 1);
+    };
     while (next < num_blocks && blocks.size() < live && !failed()) {
         blocks.push_back(std::make_unique<Block>(*this));
-        blocks.back()->begin(next++);
+        begin_next(*blocks.back());
     }
     std::size_t alive = blocks.size();
     while (!failed() && alive > 0) {
@@ -130,7 +146,7 @@ void Launch::run() {
         if (!misuse.empty()) {
             failure = of_kernel + misuse;
         } else if (next < num_blocks) {
-            block.begin(next++);
+            begin_next(block);
         } else {
             alive--;
         }
@@ -171,7 +187,7 @@ std::string refused_arguments(const Launch& launch) {
         return ": argument " + std::to_string(mismatch) + " does not fit its parameter (tensor, integer or not, size, const)";
     }
     for (std::size_t i = 0; i < given.size(); i++) {
-        if (given[i].kind == 0 && given[i].bytes > 0 && launch.args[i].written == nullptr) {
+        if (given[i].kind == 0 && given[i].bytes > 0 && launch.args[i].unwritten == nullptr) {
             return ": argument " + std::to_string(i) + " is not inside of one allocation";
         }
     }

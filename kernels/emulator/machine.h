@@ -139,7 +139,9 @@ struct Launch {
     std::string failure;
 
     bool failed() const { return !failure.empty(); }
-    // Until all blocks have ended or there is a failure.
+    // The first block from `index` on that is run; beyond the last one if there is none.
+    uint64_t next_block(uint64_t index) const;
+    // Until all of these have ended or there is a failure.
     void run();
 };
 

@@ -1,4 +1,6 @@
-// Device memory: allocations of the host, and a mark for each byte that something has written.
+// Device memory: allocations of the host, and a mark for each byte that nothing has written.
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -11,7 +13,8 @@ namespace {
 
 struct Allocation {
     uint64_t bytes;
-    uint8_t* written;
+    uint8_t* unwritten;
+    bool is_sparse;
 };
 
 std::shared_mutex lock;
@@ -31,7 +34,7 @@ uint8_t* marks_of(const void* address, uint64_t bytes) {
     }
     const auto& [base, allocation] = *--next;
     const bool inside = start - base <= allocation.bytes && bytes <= allocation.bytes - (start - base);
-    return inside ? allocation.written + (start - base) : nullptr;
+    return inside ? allocation.unwritten + (start - base) : nullptr;
 }
 
 namespace {
@@ -57,9 +60,9 @@ const void* read_bytes(const Buffer& buffer, const void* data, int64_t offset, u
                        Site site) {
     const char* address = static_cast<const char*>(data) + offset;
     check(buffer, "reads", address, offset, size, alignment, site);
-    if (!are_written(buffer.written + offset, size)) {
+    if (!are_written(buffer.unwritten + offset, size)) {
         int64_t first = offset;
-        while (buffer.written[first]) {
+        while (!buffer.unwritten[first]) {
             first++;
         }
         fault(site, "uninitialised: reads byte %lld of a tensor of %llu, not written since its memory was allocated or freed",
@@ -71,28 +74,56 @@ const void* read_bytes(const Buffer& buffer, const void* data, int64_t offset, u
 void* write_bytes(const Buffer& buffer, void* data, int64_t offset, uint32_t size, Site site) {
     char* address = static_cast<char*>(data) + offset;
     check(buffer, "writes", address, offset, size, size, site);
-    std::memset(buffer.written + offset, 1, size);
+    std::memset(buffer.unwritten + offset, 0, size);
     return address;
 }
 
 }  // namespace emulator
 
-using namespace emulator;
+namespace emulator {
+namespace {
 
-extern "C" void* emulator_allocate(uint64_t bytes, uint64_t alignment) {
+// Zeros, by the page, when they are touched: nothing is taken, nor set aside, before.
+void* map_sparse(uint64_t bytes) {
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    return memory == MAP_FAILED ? nullptr : memory;
+}
+
+// As long as it says and no longer, so that AddressSanitizer sees what leaves it.
+void* take_zeros(uint64_t bytes, uint64_t alignment) {
     void* memory = nullptr;
-    // As long as it says and no longer, so that AddressSanitizer sees what leaves it.
-    const bool is_there = posix_memalign(&memory, alignment, bytes == 0 ? 1 : bytes) == 0;
-    auto* written = static_cast<uint8_t*>(std::malloc(bytes == 0 ? 1 : bytes));
-    if (!is_there || written == nullptr) {
-        std::free(is_there ? memory : nullptr);
-        std::free(written);
+    if (posix_memalign(&memory, alignment, bytes) != 0) {
         return nullptr;
     }
-    std::memset(memory, 0, bytes);
-    std::memset(written, 1, bytes);
+    return std::memset(memory, 0, bytes);
+}
+
+void give_back(void* memory, uint64_t bytes, bool is_sparse) {
+    if (!is_sparse) {
+        std::free(memory);
+    } else if (memory != nullptr) {
+        munmap(memory, bytes);
+    }
+}
+
+}  // namespace
+}  // namespace emulator
+
+using namespace emulator;
+
+extern "C" void* emulator_allocate(uint64_t bytes, uint64_t alignment, uint32_t sparse) {
+    const bool is_sparse = sparse != 0;
+    const uint64_t taken = bytes == 0 ? 1 : bytes;
+    void* memory = is_sparse ? map_sparse(taken) : take_zeros(taken, alignment);
+    void* unwritten = is_sparse ? map_sparse(taken) : std::calloc(taken, 1);
+    if (memory == nullptr || unwritten == nullptr) {
+        give_back(memory, taken, is_sparse);
+        give_back(unwritten, taken, is_sparse);
+        return nullptr;
+    }
     const std::unique_lock<std::shared_mutex> guard(lock);
-    allocations()[reinterpret_cast<uintptr_t>(memory)] = Allocation{bytes, written};
+    allocations()[reinterpret_cast<uintptr_t>(memory)] = Allocation{taken, static_cast<uint8_t*>(unwritten), is_sparse};
     return memory;
 }
 
@@ -100,22 +131,23 @@ extern "C" void emulator_free(void* memory) {
     const std::unique_lock<std::shared_mutex> guard(lock);
     const auto found = allocations().find(reinterpret_cast<uintptr_t>(memory));
     if (found != allocations().end()) {
-        std::free(found->second.written);
-        std::free(memory);
+        const auto [bytes, unwritten, is_sparse] = found->second;
+        give_back(unwritten, bytes, is_sparse);
+        give_back(memory, bytes, is_sparse);
         allocations().erase(found);
     }
 }
 
 extern "C" void emulator_poison(void* memory, uint64_t bytes) {
-    if (uint8_t* written = marks_of(memory, bytes)) {
+    if (uint8_t* unwritten = marks_of(memory, bytes)) {
         std::memset(memory, 0xFF, bytes);
-        std::memset(written, 0, bytes);
+        std::memset(unwritten, 1, bytes);
     }
 }
 
 extern "C" void emulator_written(void* memory, uint64_t bytes) {
-    if (uint8_t* written = marks_of(memory, bytes)) {
-        std::memset(written, 1, bytes);
+    if (uint8_t* unwritten = marks_of(memory, bytes)) {
+        std::memset(unwritten, 0, bytes);
     }
 }
 
@@ -129,10 +161,10 @@ extern "C" void emulator_copy(void* dst, const void* src, uint64_t bytes) {
 }
 
 extern "C" int64_t emulator_first_poisoned(const void* memory, uint64_t bytes) {
-    const uint8_t* written = marks_of(memory, bytes);
-    if (written == nullptr || bytes == 0) {
+    const uint8_t* unwritten = marks_of(memory, bytes);
+    if (unwritten == nullptr || bytes == 0) {
         return -1;
     }
-    const void* found = std::memchr(written, 0, bytes);
-    return found == nullptr ? -1 : static_cast<const uint8_t*>(found) - written;
+    const void* found = std::memchr(unwritten, 1, bytes);
+    return found == nullptr ? -1 : static_cast<const uint8_t*>(found) - unwritten;
 }

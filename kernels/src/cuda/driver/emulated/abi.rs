@@ -1,6 +1,7 @@
 //! The emulator's functions (`kernels/emulator/abi.h`), each wrapped at once in a safe one.
 
 use std::ffi::{CStr, CString, c_char, c_void};
+use std::num::NonZeroU32;
 use std::ptr::NonNull;
 
 use super::memory::Range;
@@ -25,6 +26,7 @@ struct EmulatorSettings {
     live_blocks: u32,
     warp_size: u32,
     count_accesses: u32,
+    edge_blocks: u32,
 }
 
 /// What the kernels launched so far have done; accesses where [`Settings::count_accesses`] is set.
@@ -75,7 +77,7 @@ unsafe extern "C" {
         message: *mut c_char,
         message_bytes: u64,
     ) -> i32;
-    fn emulator_allocate(bytes: u64, alignment: u64) -> *mut c_void;
+    fn emulator_allocate(bytes: u64, alignment: u64, sparse: u32) -> *mut c_void;
     fn emulator_free(memory: *mut c_void);
     fn emulator_poison(memory: *mut c_void, bytes: u64);
     fn emulator_written(memory: *mut c_void, bytes: u64);
@@ -106,10 +108,11 @@ impl Drop for Allocation {
 }
 
 impl Allocation {
-    /// `len` zeroed bytes, which count as initialised.
-    pub(super) fn new(len: usize) -> Option<Self> {
+    /// `len` zeroed bytes, which count as initialised; as [`Settings::edge_blocks`] wants them.
+    pub(super) fn new(len: usize, settings: &Settings) -> Option<Self> {
+        let sparse = u32::from(settings.edge_blocks.is_some());
         // SAFETY: plain values; the result is checked for null. An address even of no bytes: at least one.
-        let start = unsafe { emulator_allocate(len.max(1) as u64, ALIGNMENT_BYTES) };
+        let start = unsafe { emulator_allocate(len.max(1) as u64, ALIGNMENT_BYTES, sparse) };
         NonNull::new(start).map(|start| Allocation { start, len })
     }
 
@@ -287,6 +290,7 @@ impl From<&Settings> for EmulatorSettings {
             live_blocks: settings.live_blocks,
             warp_size: settings.warp_size,
             count_accesses: u32::from(settings.count_accesses),
+            edge_blocks: settings.edge_blocks.map_or(0, NonZeroU32::get),
         }
     }
 }

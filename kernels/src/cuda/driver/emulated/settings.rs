@@ -1,5 +1,7 @@
 //! How the emulator runs: what hardware leaves open is chosen here, so that tests can choose all of it.
 
+use std::num::NonZeroU32;
+
 /// The order in which the threads of a kernel take turns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Schedule {
@@ -36,6 +38,9 @@ pub struct Settings {
     pub live_blocks: u32,
     /// Whether accesses are counted, which costs time.
     pub count_accesses: bool,
+    /// Of every grid, only so many blocks at either end of each dimension are run, for tensors far larger than this
+    /// machine's memory: that of the device takes room only where it is touched, and all of it counts as written.
+    pub edge_blocks: Option<NonZeroU32>,
 }
 
 impl Default for Settings {
@@ -46,6 +51,7 @@ impl Default for Settings {
             warp_size: 32,
             live_blocks: 2,
             count_accesses: false,
+            edge_blocks: None,
         }
     }
 }
