@@ -14,6 +14,8 @@ mod elementwise;
 mod embedding;
 #[cfg(feature = "emulator")]
 mod emulator;
+#[cfg(feature = "emulator")]
+mod far;
 mod gemm;
 mod grad_norm;
 mod graphs;
