@@ -3,6 +3,7 @@
 mod geometry;
 
 use super::driver::Driver;
+use super::launch::extent;
 use super::{Arg, Cuda};
 use crate::ops::attention::{AttentionKernels, AttentionShape};
 use crate::{DType, Result, TensorMut, TensorRef};
@@ -91,16 +92,15 @@ fn problem<'a, Dr: Driver>(
     cu_seqlens_k: TensorRef<'a, Cuda<Dr>>,
 ) {
     let window = shape.window.map_or(u32::MAX, |window| window.min(u32::MAX as usize) as u32);
-    let number = |value: usize| Arg::U32(value as u32);
     args[..11].copy_from_slice(&[
         cu_seqlens_q.into(),
         cu_seqlens_k.into(),
-        number(cu_seqlens_q.len()),
-        number(tokens(q)),
-        number(tokens(k)),
-        number(shape.num_heads),
-        number(shape.num_kv_heads),
-        number(shape.head_dim),
+        extent(cu_seqlens_q.len()),
+        extent(tokens(q)),
+        extent(tokens(k)),
+        extent(shape.num_heads),
+        extent(shape.num_kv_heads),
+        extent(shape.head_dim),
         Arg::U32(window),
         Arg::F32(shape.scale()),
         Arg::F32(shape.scale() * std::f32::consts::LOG2_E),

@@ -1,8 +1,8 @@
 //! Losses on a GPU.
 
 use super::driver::Driver;
-use super::launch::bytes_for_warps;
-use super::{Arg, Cuda, LaunchConfig};
+use super::launch::{bytes_for_warps, extent};
+use super::{Cuda, LaunchConfig};
 use crate::ops::cross_entropy::{CrossEntropyKernels, CrossEntropyParams, CrossEntropyShape, ShardShape};
 use crate::{Result, TensorMut, TensorRef};
 
@@ -94,11 +94,6 @@ impl<Dr: Driver> CrossEntropyKernels for Cuda<Dr> {
         ];
         self.launch("shard_losses", rows_config(tokens, classes), &args)
     }
-}
-
-/// Tokens, or classes: labels are i32, so all fit.
-fn extent<'a, M>(extent: usize) -> Arg<'a, M> {
-    Arg::U32(extent as u32)
 }
 
 /// A block for each row, with a thread for every 32 elements.

@@ -6,6 +6,7 @@
 //! are cut into parts, which is a function of the shape ([`terms_of_part`]).
 
 use super::driver::Driver;
+use super::launch::extent;
 use super::{Arg, Cuda, LaunchConfig, THREADS};
 use crate::ops::Write;
 use crate::ops::gemm::parts::{BLOCKS_AT_ONCE, terms_of_part};
@@ -258,11 +259,6 @@ pub fn arguments<'a, Dr: Driver>(
     let add = u32::from(write == Write::Add);
     let [m, n, k] = [shape.m, shape.n, shape.k].map(extent);
     [a.into(), b.into(), bias.into(), residual.into(), c.into(), m, n, k, add.into()]
-}
-
-fn extent<'a, M>(len: usize) -> Arg<'a, M> {
-    let len = i32::try_from(len).expect("rows, columns and terms of a product are fewer than 2^31");
-    len.cast_unsigned().into()
 }
 
 #[cfg(test)]

@@ -163,6 +163,15 @@ impl<M> From<f32> for Arg<'_, M> {
     }
 }
 
+/// Rows, columns and the like, which kernels count in 32 bits with room for what they count beyond the end.
+///
+/// # Panics
+/// If there are 2^31 or more: no shape of training comes near, and cut off they would be a few.
+pub(super) fn extent<'a, M>(len: usize) -> Arg<'a, M> {
+    let len = i32::try_from(len).expect("extents that kernels count in 32 bits are below 2^31");
+    len.cast_unsigned().into()
+}
+
 /// The name of a kernel: the op, then the name of each dtype, as a `&'static str`.
 ///
 /// `kernel_name!("cast", src.dtype(), dst.dtype())` is `"cast_bf16_f32"` for a `src` of bf16 and a `dst` of f32.
@@ -215,6 +224,12 @@ mod tests {
         assert_eq!([blocks(2048, 2), blocks(2049, 2)], [1, 2]);
         assert_eq!(blocks(usize::MAX / 2, 4), 524_280);
         assert!(LaunchConfig::elements(0, 4).is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "below 2^31")]
+    fn an_extent_is_never_cut_off() {
+        let _ = extent::<()>((1 << 32) + 5);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Root-mean-square norms on a GPU.
 
 use super::driver::Driver;
-use super::launch::{GROUP, bytes_for_warps};
+use super::launch::{GROUP, bytes_for_warps, extent};
 use super::{Cuda, LaunchConfig, sums};
 use crate::ops::rms_norm::{RmsNormKernels, RmsNormShape};
 use crate::ops::{Write, partial_rows};
@@ -22,14 +22,14 @@ impl<Dr: Driver> RmsNormKernels for Cuda<Dr> {
             false => kernel_name!("rms_norm_forward", x.dtype(), weight.dtype()),
             true => kernel_name!("rms_norm_forward_wide", x.dtype(), weight.dtype()),
         };
-        let (rows, width) = extents(shape);
+        let [rows, width] = [shape.rows, shape.width].map(extent);
         let args = [
             x.into(),
             weight.into(),
             out.into(),
             rstd.into(),
-            rows.into(),
-            width.into(),
+            rows,
+            width,
             eps.into(),
             teams.team.into(),
         ];
@@ -52,7 +52,7 @@ impl<Dr: Driver> RmsNormKernels for Cuda<Dr> {
             false => kernel_name!("add_rms_norm_forward", x.dtype(), weight.dtype()),
             true => kernel_name!("add_rms_norm_forward_wide", x.dtype(), weight.dtype()),
         };
-        let (rows, width) = extents(shape);
+        let [rows, width] = [shape.rows, shape.width].map(extent);
         let args = [
             x.into(),
             residual.into(),
@@ -60,8 +60,8 @@ impl<Dr: Driver> RmsNormKernels for Cuda<Dr> {
             sum.into(),
             out.into(),
             rstd.into(),
-            rows.into(),
-            width.into(),
+            rows,
+            width,
             eps.into(),
             teams.team.into(),
         ];
@@ -82,7 +82,7 @@ impl<Dr: Driver> RmsNormKernels for Cuda<Dr> {
     ) -> Result<()> {
         let teams = Teams::of_backward(shape);
         let config = teams.backward_config(shape);
-        let (rows, width) = extents(shape);
+        let [rows, width] = [shape.rows, shape.width].map(extent);
         let adds = u32::from(write == Write::Add);
         let (x_dtype, weight_dtype) = (x.dtype(), weight.dtype());
         let args = [
@@ -92,8 +92,8 @@ impl<Dr: Driver> RmsNormKernels for Cuda<Dr> {
             rstd.into(),
             dx.into(),
             partials.reborrow().into(),
-            rows.into(),
-            width.into(),
+            rows,
+            width,
             adds.into(),
             teams.team.into(),
         ];
@@ -107,16 +107,6 @@ impl<Dr: Driver> RmsNormKernels for Cuda<Dr> {
         }
         sums::add_partials(self, partials.into_ref(), dweight)
     }
-}
-
-/// Rows and width as the kernels count them.
-///
-/// # Panics
-/// If one is beyond 2^31, so that a row behind the last one has no number: no shape of training comes near.
-fn extents(shape: RmsNormShape) -> (u32, u32) {
-    let RmsNormShape { rows, width } = shape;
-    assert!(rows < 1 << 31 && width < 1 << 31, "{shape:?}: the kernels count to 2^31");
-    (rows as u32, width as u32)
 }
 
 /// Widest row of which a thread of the forward kernel has one group.

@@ -5,7 +5,7 @@ use super::{Cuda, LaunchConfig, THREADS};
 use crate::ops::rope::{RopeKernels, RopeShape, Turn};
 use crate::{Result, TensorMut, TensorRef, kernel_name};
 
-use super::launch::GROUP;
+use super::launch::{GROUP, extent};
 
 impl<Dr: Driver> RopeKernels for Cuda<Dr> {
     fn rope(
@@ -17,8 +17,6 @@ impl<Dr: Driver> RopeKernels for Cuda<Dr> {
         x: TensorMut<'_, Self>,
     ) -> Result<()> {
         let kernel = kernel_name!("rope", x.dtype());
-        let extents = [shape.tokens, shape.heads, shape.head_dim];
-        let [tokens, heads, head_dim] = extents.map(|extent| u32::try_from(extent).expect("below 2^32"));
         let sign = match turn {
             Turn::Forward => 1.0_f32,
             Turn::Backward => -1.0,
@@ -27,9 +25,9 @@ impl<Dr: Driver> RopeKernels for Cuda<Dr> {
             positions.into(),
             table.into(),
             x.into(),
-            tokens.into(),
-            heads.into(),
-            head_dim.into(),
+            extent(shape.tokens),
+            extent(shape.heads),
+            extent(shape.head_dim),
             sign.into(),
         ];
         self.launch(kernel, config(shape), &args)

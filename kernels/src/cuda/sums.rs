@@ -1,6 +1,7 @@
 //! The sums of `kernels/cuda/sums.cu`, which several families share.
 
 use super::driver::Driver;
+use super::launch::{bytes_for_warps, extent};
 use super::{Cuda, LaunchConfig, THREADS};
 use crate::ops::{CHUNK, partial_rows};
 use crate::{Result, TensorMut, TensorRef, kernel_name};
@@ -25,8 +26,7 @@ pub(super) fn column_sum_partials<Dr: Driver>(
     let [rows, width] = x.dims("column_sum", "x")?;
     let kernel = kernel_name!("column_sum_partials", x.dtype());
     let config = parts_config(rows, width);
-    let width = width as u32;
-    device.launch(kernel, config, &[x.into(), partials.into(), (rows as u64).into(), width.into()])
+    device.launch(kernel, config, &[x.into(), partials.into(), (rows as u64).into(), extent(width)])
 }
 
 /// `sums[w] += sum of partials[p, w]`, in an order that depends on the number of partials only.
@@ -36,7 +36,7 @@ pub(super) fn add_partials<Dr: Driver>(
     sums: TensorMut<'_, Cuda<Dr>>,
 ) -> Result<()> {
     let [count, width] = partials.dims("add_partials", "partials")?;
-    let args = [partials.into(), sums.into(), (count as u32).into(), (width as u32).into()];
+    let args = [partials.into(), sums.into(), extent(count), extent(width)];
     device.launch("add_partials", partials_config(count, width), &args)
 }
 
@@ -54,7 +54,7 @@ fn partials_config(count: usize, width: usize) -> LaunchConfig {
     }
     let sharers = count.next_power_of_two().clamp(8, 64);
     let threads = (sharers * COLUMNS) as u32;
-    let bytes = super::launch::bytes_for_warps(threads, COLUMNS);
+    let bytes = bytes_for_warps(threads, COLUMNS);
     LaunchConfig::blocks(width.div_ceil(COLUMNS), threads).with_shared_bytes(bytes)
 }
 
