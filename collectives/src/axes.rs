@@ -8,7 +8,7 @@ use crate::imagined::Watch;
 use crate::{Audit, Axis, CommError, Communicator, Imagined, Mesh, Single, Workspace};
 
 /// One of a rank's communicators, named as the fields of [`Axes`]. The collectives of one run one after the
-/// other, those of different ones side by side.
+/// other, those of different ones side by side, where whoever carries them out can do that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Queue {
     /// [`Axes::gather`].

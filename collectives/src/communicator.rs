@@ -5,7 +5,9 @@
 //! ([`Block::split_off`], [`Block::append`]).
 //!
 //! Every rank of a communicator makes the same calls in the same order, on blocks of the same length and
-//! dtype. Ranks that do not are told so by name ([`CommError::Mismatch`]) and do not hang.
+//! dtype. Ranks that do not are told so by name ([`CommError::Mismatch`]) and do not hang. Who has several
+//! communicators begins and ends their calls in one order on all ranks, as ranks that run one program do: over NCCL a
+//! call may stand behind an earlier one of another communicator, until all ranks of that one have begun it.
 //!
 //! Whatever memory a collective needs besides its block is taken from the arena by `start` and returned by
 //! `wait`, on the caller's thread: the offsets of an arena are functions of the schedule, never of timing.

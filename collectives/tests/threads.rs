@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn calls_in_the_background_conform() {
     for size in [1, 2, 3, 4, 7] {
         on_ranks(size, Overlap::Background, PATIENCE, |world, ctx, _| {
-            conformance::all(&mut Rank { world, ctx }, |_| ());
+            conformance::all(&mut Rank { world, ctx }, |_| true, |_| ());
         });
     }
 }

@@ -1,8 +1,7 @@
 //! The calls of one communicator, from their start to their end.
 //!
-//! A call that is not checked goes to the line at once. One that is waits here until all ranks have started the same;
-//! then a thread hands it over, which is there as long as calls wait. A send waits in any case, for its own `wait` or
-//! for the next receive.
+//! A call takes its place in the rank's [`Order`], whose thread hands it to the line, where it is checked once all
+//! ranks have started the same. A send waits before that, for its own `wait` or for the next receive.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,27 +11,22 @@ use tisserand_kernels::{Block, Device};
 
 use super::check::Check;
 use super::fabric::{Job, Line, UnderWay};
+use super::order::{Order, died};
 use crate::pending::Queued;
 use crate::{CommError, ControlPlane};
 
 /// See the module.
 pub(super) struct Calls<D: Device> {
-    line: Box<dyn Line<D>>,
+    line: Arc<dyn Line<D>>,
     compute: D,
     control: Arc<dyn ControlPlane>,
     timeout: Duration,
+    order: Arc<Order>,
     queue: Mutex<Queue<D>>,
-    /// The queue has become shorter.
-    changed: Condvar,
-    /// Whose turn it is to begin something on the line.
-    turn: Mutex<()>,
 }
 
-/// Calls that are not handed over.
+/// Calls that have no place in the order yet.
 struct Queue<D: Device> {
-    waiting: VecDeque<Arc<Slot<D>>>,
-    /// Whether a thread hands them over.
-    is_served: bool,
     sends: VecDeque<Arc<Slot<D>>>,
     /// Why no call of this communicator succeeds any more.
     error: Option<CommError>,
@@ -68,6 +62,12 @@ pub(super) struct Waiting<D: Device> {
     pub(super) check: Option<Check>,
 }
 
+/// Calls that go together, and their place in the order.
+struct Turn<D: Device> {
+    calls: Arc<Calls<D>>,
+    slots: Vec<Arc<Slot<D>>>,
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -76,10 +76,6 @@ impl<D: Device> Slot<D> {
     pub(super) fn new(role: Role, waiting: Waiting<D>) -> Arc<Self> {
         let state = Mutex::new(State::Waiting(Box::new(waiting)));
         Arc::new(Slot { role, state, changed: Condvar::new() })
-    }
-
-    fn is_checked(&self) -> bool {
-        matches!(&*lock(&self.state), State::Waiting(waiting) if waiting.check.is_some())
     }
 
     fn receiver(&self) -> Option<usize> {
@@ -109,90 +105,49 @@ impl<D: Device> Slot<D> {
 impl<D: Device> Calls<D> {
     /// On a line; `compute` is the rank's handle.
     pub(super) fn new(
-        line: Box<dyn Line<D>>,
+        line: Arc<dyn Line<D>>,
         compute: D,
         control: Arc<dyn ControlPlane>,
         timeout: Duration,
+        order: Arc<Order>,
     ) -> Self {
-        let queue = Queue { waiting: VecDeque::new(), is_served: false, sends: VecDeque::new(), error: None };
-        let (queue, changed) = (Mutex::new(queue), Condvar::new());
-        Calls { line, compute, control, timeout, queue, changed, turn: Mutex::default() }
+        let queue = Mutex::new(Queue { sends: VecDeque::new(), error: None });
+        Calls { line, compute, control, timeout, order, queue }
     }
 
-    /// Takes a call; hands it over if nothing is in the way.
+    /// Takes a call; gives it its place in the order, unless it is a send.
     ///
     /// # Errors
-    /// The communicator has ended; the system refuses a thread.
+    /// The communicator has ended.
     pub(super) fn submit(self: &Arc<Self>, slot: &Arc<Slot<D>>) -> Result<(), CommError> {
         let mut queue = lock(&self.queue);
         if let Some(error) = &queue.error {
             return Err(error.clone());
         }
-        if matches!(slot.role, Role::Send { .. }) {
-            queue.sends.push_back(Arc::clone(slot));
-        } else if queue.is_served {
-            queue.waiting.push_back(Arc::clone(slot));
-        } else if slot.is_checked() {
-            queue.waiting.push_back(Arc::clone(slot));
-            queue.is_served = true;
-            drop(queue);
-            self.serve()?;
-        } else {
-            drop(queue);
-            self.hand_over(slot);
+        let mut slots = vec![Arc::clone(slot)];
+        match slot.role {
+            Role::Send { .. } => {
+                queue.sends.push_back(Arc::clone(slot));
+                return Ok(());
+            }
+            // The sender of what is received may itself wait for what this rank sends.
+            Role::Recv => slots.extend(oldest_sends(&mut queue.sends)),
+            Role::Collective => {}
         }
+        drop(queue);
+        self.queue_up(slots);
         Ok(())
     }
 
-    /// Starts the thread that hands over what waits.
-    fn serve(self: &Arc<Self>) -> Result<(), CommError> {
-        let calls = Arc::clone(self);
-        let serve = move || {
-            while let Some(slot) = calls.next() {
-                calls.hand_over(&slot);
-            }
-        };
-        let thread = std::thread::Builder::new().name("nccl-checks".to_owned()).spawn(serve);
-        thread.map(drop).map_err(|error| {
-            let error = CommError::Kernel(format!("cannot start the thread that checks calls: {error}"));
-            let mut queue = lock(&self.queue);
-            queue.is_served = false;
-            queue.waiting.clear();
-            queue.error.get_or_insert(error).clone()
-        })
-    }
-
-    fn next(&self) -> Option<Arc<Slot<D>>> {
-        let mut queue = lock(&self.queue);
-        let next = queue.waiting.pop_front();
-        queue.is_served = next.is_some();
-        self.changed.notify_all();
-        next
-    }
-
-    /// Returns when every call but sends has been handed over.
-    pub(super) fn flush(&self) {
-        let served = self.changed.wait_while(lock(&self.queue), |queue| queue.is_served);
-        drop(served);
-    }
-
-    fn hand_over(&self, slot: &Arc<Slot<D>>) {
-        let mut slots = vec![Arc::clone(slot)];
-        if slot.role == Role::Recv {
-            // The sender of what is received may itself wait for what this rank sends.
-            let queue = &mut *lock(&self.queue);
-            let mut receivers: Vec<usize> = queue.sends.iter().filter_map(|send| send.receiver()).collect();
-            receivers.sort_unstable();
-            receivers.dedup();
-            slots.extend(receivers.into_iter().filter_map(|to| pop_send(&mut queue.sends, to)));
-        }
-        if let Err(error) = self.begin(&slots) {
-            let error = lock(&self.queue).error.get_or_insert(error).clone();
-            slots.iter().for_each(|slot| slot.put(State::Failed(error.clone())));
-        }
+    fn queue_up(self: &Arc<Self>, slots: Vec<Arc<Slot<D>>>) {
+        let turn = Turn { calls: Arc::clone(self), slots };
+        self.order.push(move || turn.hand_over());
     }
 
     fn begin(&self, slots: &[Arc<Slot<D>>]) -> Result<(), CommError> {
+        if let Some(error) = lock(&self.queue).error.clone() {
+            return Err(error);
+        }
         let mut jobs = Vec::with_capacity(slots.len());
         for slot in slots {
             let State::Waiting(waiting) = slot.take() else { unreachable!("it stood in the queue") };
@@ -202,18 +157,13 @@ impl<D: Device> Calls<D> {
                 check.run(&*self.control, self.timeout)?;
             }
         }
-        let turn = lock(&self.turn);
-        if let Some(error) = lock(&self.queue).error.clone() {
-            return Err(error);
-        }
         let begun = self.line.begin(&self.compute, jobs)?;
-        drop(turn);
         begun.into_iter().zip(slots).for_each(|(job, slot)| slot.put(State::UnderWay(job)));
         Ok(())
     }
 
-    /// Hands over sends, up to this one; not if others do.
-    fn reach(&self, slot: &Arc<Slot<D>>) {
+    /// Gives sends up to this one their places; not if others have.
+    fn reach(self: &Arc<Self>, slot: &Arc<Slot<D>>) {
         let Some(to) = slot.receiver() else { return };
         loop {
             let mut queue = lock(&self.queue);
@@ -223,7 +173,16 @@ impl<D: Device> Calls<D> {
             // Messages to one rank stay in order.
             let next = pop_send(&mut queue.sends, to).expect("the one that was just seen is behind it");
             drop(queue);
-            self.hand_over(&next);
+            self.queue_up(vec![next]);
+        }
+    }
+
+    /// Ends the line, behind all that has a place in the order. Every rank does so, or this one waits in vain.
+    pub(super) fn end(&self) {
+        let line = Arc::clone(&self.line);
+        // A thread that has died leaves nothing to end but by an abort.
+        if self.order.run(move || line.end()).is_err() {
+            self.line.abort();
         }
     }
 
@@ -234,6 +193,31 @@ impl<D: Device> Calls<D> {
     pub(super) fn abort(&self) {
         self.line.abort();
     }
+}
+
+impl<D: Device> Turn<D> {
+    fn hand_over(mut self) {
+        if let Err(error) = self.calls.begin(&self.slots) {
+            let error = lock(&self.calls.queue).error.get_or_insert(error).clone();
+            self.slots.iter().for_each(|slot| slot.put(State::Failed(error.clone())));
+        }
+        self.slots.clear();
+    }
+}
+
+impl<D: Device> Drop for Turn<D> {
+    /// A thread that dies with calls before it must not leave anybody waiting for them.
+    fn drop(&mut self) {
+        self.slots.iter().for_each(|slot| slot.put(State::Failed(died())));
+    }
+}
+
+/// Of the sends to each rank the first.
+fn oldest_sends<D: Device>(sends: &mut VecDeque<Arc<Slot<D>>>) -> Vec<Arc<Slot<D>>> {
+    let mut receivers: Vec<usize> = sends.iter().filter_map(|send| send.receiver()).collect();
+    receivers.sort_unstable();
+    receivers.dedup();
+    receivers.into_iter().filter_map(|to| pop_send(sends, to)).collect()
 }
 
 fn pop_send<D: Device>(sends: &mut VecDeque<Arc<Slot<D>>>, to: usize) -> Option<Arc<Slot<D>>> {

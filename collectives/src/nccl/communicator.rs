@@ -138,8 +138,8 @@ impl<D: Device> Nccl<D> {
         if let Some(error) = self.process.ended.error() {
             return Err(error);
         }
-        if let Some(calls) = &self.calls {
-            calls.flush();
+        if self.calls.is_some() {
+            self.process.order.run(|| ())?;
         }
         if self.members.len() > 1 {
             let meeting = self.meeting(Topic::Call(sequence), &self.everyone());
@@ -254,5 +254,14 @@ impl<D: Device> Communicator<D> for Nccl<D> {
     /// Tells the other ranks, by the control plane.
     fn abort(&mut self, failure: Failure) {
         self.process.fail(failure);
+    }
+}
+
+impl<D: Device> Drop for Nccl<D> {
+    /// In good order if every rank does so; whoever panics does not wait for the others.
+    fn drop(&mut self) {
+        if let Some(calls) = self.calls.take().filter(|_| !std::thread::panicking()) {
+            calls.end();
+        }
     }
 }

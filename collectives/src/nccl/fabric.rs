@@ -1,10 +1,10 @@
 //! What a communicator needs of whatever moves its bytes: NCCL, or, in tests, threads.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tisserand_kernels::ops::elementwise;
-use tisserand_kernels::{Block, Device, Storage, TensorRef};
+use tisserand_kernels::{Block, Device, KernelError, Storage, TensorRef};
 
 use super::plan::Phase;
 use crate::messages::{After, slice, slot};
@@ -14,13 +14,14 @@ use crate::{CommError, Failure, Progress};
 /// How long the news of a dead rank may take.
 const ECHO: Duration = Duration::from_secs(3);
 
-/// Makes lines between ranks.
+/// Makes lines between ranks. All but ids is asked for by one thread, that of the rank's
+/// [`Order`](super::order::Order).
 pub(super) trait Fabric<D: Storage>: Send + Sync {
     /// What the ranks of a line find each other by. One of them asks for it and tells the others.
     fn new_id(&self) -> Result<Vec<u8>, CommError>;
 
     /// This rank's end of a line of at least two ranks, once all of them are there.
-    fn connect(&self, place: Place, id: &[u8]) -> Result<Box<dyn Line<D>>, CommError>;
+    fn connect(&self, place: Place, id: &[u8]) -> Result<Arc<dyn Line<D>>, CommError>;
 }
 
 /// Where an end of a line belongs.
@@ -37,14 +38,18 @@ pub(super) struct Place {
 
 /// One rank's end of a line. Jobs run in the order in which they are begun, behind what the rank computes.
 pub(super) trait Line<D: Storage>: Send + Sync {
-    /// Begins jobs behind what `compute`, the rank's handle, had queued when each was made. Several move their messages at
-    /// once; they have one phase each. Returns as soon as they stand in the line's stream. An error ends the line.
+    /// By the thread of the order. Begins jobs behind what `compute`, the rank's handle, had queued when each was made.
+    /// Several move their messages at once; they have one phase each. Returns as soon as they stand in the line's
+    /// stream. An error ends the line.
     fn begin(&self, compute: &D, jobs: Vec<Job<D>>) -> Result<Vec<Box<dyn UnderWay<D>>>, CommError>;
 
-    /// What has gone wrong with jobs under way, if anything; notes those that have ended.
+    /// By the thread of the order. Ends the line when what is under way is done; all ranks do so, or none.
+    fn end(&self);
+
+    /// By any thread. What has gone wrong with jobs under way, if anything; notes those that have ended.
     fn look_after(&self) -> Option<String>;
 
-    /// Ends what is under way, soon.
+    /// By any thread. Ends what is under way, soon.
     fn abort(&self);
 }
 
@@ -87,6 +92,35 @@ impl std::fmt::Display for Name {
     }
 }
 
+/// The end of the newest job of all lines of a rank, behind which the next one begins.
+///
+/// That jobs are handed over in one order is not enough on a GPU: a later one whose stream is free first may take the
+/// room that an earlier one needs, and wait for a rank where it is the other way round ("Using multiple NCCL
+/// communicators concurrently" in NCCL's manual).
+pub(super) struct Newest<D: Storage>(Mutex<Option<D::Event>>);
+
+impl<D: Storage> Default for Newest<D> {
+    fn default() -> Self {
+        Newest(Mutex::default())
+    }
+}
+
+impl<D: Storage> Newest<D> {
+    /// What is queued on `device` from now on begins behind it. By the thread of the order, as all that follows.
+    pub(super) fn pass(&self, device: &D) -> Result<(), KernelError> {
+        self.event().as_ref().map_or(Ok(()), |event| device.wait(event))
+    }
+
+    /// A job has been queued that ends there.
+    pub(super) fn set(&self, done: D::Event) {
+        *self.event() = Some(done);
+    }
+
+    fn event(&self) -> MutexGuard<'_, Option<D::Event>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Why no call of this rank succeeds any more, once there is a reason.
 #[derive(Default)]
 pub(super) struct Ended(Mutex<Option<CommError>>);
@@ -97,8 +131,8 @@ impl Ended {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The reason, if there is one or comes soon: an error of one rank is mostly the echo of another that has died, whom
-    /// the control plane knows by name.
+    /// The reason, if there is one or comes soon: an error of one rank is mostly the echo of another that has died,
+    /// whom the control plane knows by name.
     pub(super) fn await_error(&self) -> Option<CommError> {
         let since = Instant::now();
         while self.error().is_none() && since.elapsed() < ECHO {

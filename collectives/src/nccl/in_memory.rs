@@ -1,16 +1,19 @@
 //! Threads that stand for NCCL in tests, on any device. As NCCL does, a line carries out what it gets one after the
-//! other, on a stream of its own, and its ranks meet for each: so calls that would hang there hang here. Unlike NCCL it
-//! hands a job over late, in a thread, for which `join` waits; nobody waits for the device.
+//! other, on a stream of its own, and its ranks meet for each: so calls that would hang there hang here. All lines of a
+//! rank together also carry out one job at a time, as on a GPU that has room for one of NCCL's kernels: ranks that give
+//! the jobs of several lines in different orders wait for each other in a circle. Unlike NCCL it hands a job over late,
+//! in a thread, for which `join` waits; nobody waits for the device.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::thread::ThreadId;
 
 use tisserand_kernels::{Block, Class, Context, Device, Storage};
 
 use super::communicator::note_end;
-use super::fabric::{Buffers, Ended, Fabric, Job, Line, Place, UnderWay, follow};
+use super::fabric::{Buffers, Ended, Fabric, Job, Line, Newest, Place, UnderWay, follow};
 use super::plan::Transfer;
 use crate::messages::{self, Message};
 use crate::threads::{self, Seat};
@@ -36,13 +39,30 @@ impl<D: Device> Default for Network<D> {
 
 /// A rank's way in.
 pub(super) struct InMemory<D: Device> {
-    pub(super) network: Arc<Network<D>>,
+    network: Arc<Network<D>>,
     /// The rank's handle.
-    pub(super) compute: D,
+    compute: D,
+    gpu: Gpu<D>,
+}
+
+/// Carries out the jobs of all lines of a rank.
+#[derive(Clone)]
+struct Gpu<D: Device> {
+    launches: Sender<Launch<D>>,
+    newest: Arc<Newest<D>>,
+    /// Who speaks to it: always one and the same thread.
+    speaker: Arc<OnceLock<ThreadId>>,
+}
+
+/// Jobs that go together, and their line.
+struct Launch<D: Device> {
+    carrier: Arc<Mutex<Carrier<D>>>,
+    jobs: Vec<Given<D>>,
 }
 
 struct InMemoryLine<D: Device> {
-    jobs: Mutex<Sender<Vec<Given<D>>>>,
+    carrier: Arc<Mutex<Carrier<D>>>,
+    gpu: Gpu<D>,
     ended: Arc<Ended>,
     aborter: Box<dyn Fn(&Failure) + Send + Sync>,
 }
@@ -58,36 +78,56 @@ struct Outcome<D: Device> {
     changed: Condvar,
 }
 
+impl<D: Device> InMemory<D> {
+    /// For the rank of this handle.
+    pub(super) fn new(network: Arc<Network<D>>, compute: &D) -> Self {
+        let (launches, inbox) = channel::<Launch<D>>();
+        let carry_out = move || {
+            inbox.into_iter().for_each(|Launch { carrier, jobs }| {
+                carrier.lock().unwrap_or_else(PoisonError::into_inner).run(jobs);
+            });
+        };
+        std::thread::Builder::new().name("gpu".to_owned()).spawn(carry_out).expect("tests have threads");
+        let gpu = Gpu { launches, newest: Arc::default(), speaker: Arc::default() };
+        InMemory { network, compute: compute.clone(), gpu }
+    }
+}
+
+impl<D: Device> Gpu<D> {
+    fn spoken_to(&self) {
+        let speaker = std::thread::current().id();
+        assert_eq!(*self.speaker.get_or_init(|| speaker), speaker, "one thread of a rank speaks to NCCL");
+    }
+}
+
 impl<D: Device> Fabric<D> for InMemory<D> {
     fn new_id(&self) -> Result<Vec<u8>, CommError> {
         Ok(self.network.ids.fetch_add(1, Ordering::Relaxed).to_le_bytes().to_vec())
     }
 
-    fn connect(&self, place: Place, id: &[u8]) -> Result<Box<dyn Line<D>>, CommError> {
+    fn connect(&self, place: Place, id: &[u8]) -> Result<Arc<dyn Line<D>>, CommError> {
+        self.gpu.spoken_to();
         let mut lines = self.network.seats.lock().unwrap_or_else(PoisonError::into_inner);
         let seats = lines
             .entry(id.to_vec())
             .or_insert_with(|| threads::seats(place.size, place.timeout).into_iter().enumerate().collect());
-        let own = seats.iter().position(|(rank, _)| *rank == place.rank).expect("a rank connects once");
+        let own = seats.iter().position(|(rank, _)| *rank == place.rank);
+        let own = own.unwrap_or_else(|| panic!("rank {} connects to {} again", place.rank, place.axis));
         let (_, seat) = seats.remove(own).expect("just found");
         drop(lines);
         let aborter = Box::new(seat.aborter());
         let ctx = Context::new(self.compute.fork()?, MAIL_BYTES)?;
         let threads = seat.take(&ctx.device, Overlap::None, Progress::default())?;
-        let (jobs, inbox) = channel();
-        let ended = Arc::clone(&place.ended);
-        let name = place.axis.to_string();
-        let carry = move || {
-            let mut carrier = Carrier { threads, ctx, place };
-            inbox.into_iter().for_each(|jobs| carrier.run(jobs));
-        };
-        std::thread::Builder::new().name(name).spawn(carry).expect("tests have threads");
-        Ok(Box::new(InMemoryLine { jobs: Mutex::new(jobs), ended, aborter }))
+        let (ended, gpu) = (Arc::clone(&place.ended), self.gpu.clone());
+        let carrier = Carrier { threads, ctx, place, newest: Arc::clone(&gpu.newest) };
+        let carrier = Arc::new(Mutex::new(carrier));
+        Ok(Arc::new(InMemoryLine { carrier, gpu, ended, aborter }))
     }
 }
 
 impl<D: Device> Line<D> for InMemoryLine<D> {
     fn begin(&self, compute: &D, jobs: Vec<Job<D>>) -> Result<Vec<Box<dyn UnderWay<D>>>, CommError> {
+        self.gpu.spoken_to();
         if let Some(error) = self.ended.error() {
             return Err(error);
         }
@@ -95,8 +135,13 @@ impl<D: Device> Line<D> for InMemoryLine<D> {
         let jobs: Vec<_> = jobs.into_iter().map(|job| (job, outcome())).collect();
         let ticket = |outcome: &Arc<_>| Ticket { compute: compute.clone(), outcome: Arc::clone(outcome) };
         let under_way = jobs.iter().map(|(_, outcome)| Box::new(ticket(outcome)) as Box<_>).collect();
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).send(jobs).expect("the thread lives");
+        let launch = Launch { carrier: Arc::clone(&self.carrier), jobs };
+        self.gpu.launches.send(launch).expect("the thread lives");
         Ok(under_way)
+    }
+
+    fn end(&self) {
+        self.gpu.spoken_to();
     }
 
     fn look_after(&self) -> Option<String> {
@@ -135,6 +180,7 @@ struct Carrier<D: Device> {
     threads: Threads<D>,
     ctx: Context<D>,
     place: Place,
+    newest: Arc<Newest<D>>,
 }
 
 impl<D: Device> Carrier<D> {
@@ -142,7 +188,8 @@ impl<D: Device> Carrier<D> {
         let phases = jobs.iter().map(|(job, _)| job.phases.len()).max().unwrap_or(0);
         assert!(jobs.len() == 1 || phases <= 1, "only messages go together");
         let device = self.ctx.device.clone();
-        let ready = jobs.iter().try_for_each(|(job, _)| device.wait(&job.ready));
+        let ready = self.newest.pass(&device);
+        let ready = ready.and_then(|()| jobs.iter().try_for_each(|(job, _)| device.wait(&job.ready)));
         let begun = jobs.iter().map(|(job, _)| job.span.begin(&device).expect("the device works"));
         let begun: Vec<_> = begun.collect();
         let moved = (0..phases).try_for_each(|phase| self.phase(phase, &mut jobs));
@@ -150,7 +197,10 @@ impl<D: Device> Carrier<D> {
         for ((job, outcome), begun) in jobs.into_iter().zip(begun) {
             let done = job.span.end(&device, begun).and_then(|()| device.event()).map_err(CommError::from);
             note_end(&self.place.progress, &job.name);
-            let result = result.clone().and(done).map(|done| (job.buffers, done));
+            let result = result.clone().and(done).map(|done| {
+                self.newest.set(done.clone());
+                (job.buffers, done)
+            });
             *outcome.buffers.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
             outcome.changed.notify_all();
         }

@@ -1,17 +1,24 @@
 //! Ranks that are processes with a GPU each, over NCCL. The host never waits for the GPU.
 //!
 //! - `communicator`: `Nccl`, what callers see; `process`: what the communicators of a rank share, and the thread that
-//!   watches over them; `calls`: the calls of one communicator from their start to their end; `check`: what ranks tell
-//!   each other of them; `split`: how ranks of a part find each other.
+//!   watches over them; `order`: the one thread that speaks to NCCL; `calls`: the calls of one communicator from their
+//!   start to their end; `check`: what ranks tell each other of them; `split`: how ranks of a part find each other.
 //! - `plan`: what NCCL does of a call and what we do; `sums`: [`Sums`], and the workspace that we take for them.
 //! - `fabric`: what a communicator needs of whatever moves the bytes. `library` (feature `nccl`): NCCL itself, found
 //!   at run time. In tests, `in_memory`: threads that stand for it on any machine.
 //!
 //! **Streams.** A communicator has a stream of its own, which begins a call when the rank's compute stream has come to
-//! the place of its start; [`Pending::wait`](crate::Pending::wait) lets the compute stream go on behind the call. Blocks
-//! belong to the compute stream before and after. A call is handed to NCCL by the thread that makes it, the one that
-//! runs the schedule: so all ranks hand over the calls of all communicators in one order, without which kernels of
-//! several communicators may wait for each other in a circle when the GPU has no room for all of them.
+//! the place of its start; [`Pending::wait`](crate::Pending::wait) lets the compute stream go on behind the call.
+//! Blocks belong to the compute stream before and after.
+//!
+//! **Order.** Calls of several communicators deadlock if ranks make them in different orders, or if their kernels start
+//! in different orders on GPUs without room for all of them ("Using multiple NCCL communicators concurrently" in NCCL's
+//! manual). So all that a rank asks of NCCL goes through one queue, in the order in which the rank's program asks, and
+//! one thread; `start` does not wait for it. All ranks run one program, and so have one order, whether calls are
+//! checked or not. On the GPU NCCL itself starts its kernels in that order if it can (2.26 or newer) and is told to
+//! (`NCCL_LAUNCH_ORDER_IMPLICIT=1`): then those of several communicators overlap. Else a call begins on its stream when
+//! the one before it, of whichever communicator, has ended. All streams of communicators have one priority: a later
+//! kernel of a higher one could pass an earlier one.
 //!
 //! **Sums.** With [`Sums::Tree`] floating-point reductions have the bits of every other communicator: NCCL only moves
 //! elements (sends and receives in one group, the bytes of a reduce-scatter) and
@@ -20,18 +27,22 @@
 //! hop; ours add in f32 and round once. Nor are maxima of floats: NCCL's lose NaN. Integers are always NCCL's.
 //!
 //! **Checked calls.** At first, until `Handle::set_checked`, ranks tell each other over the control plane what they
-//! call, and NCCL gets a call only when all agree: it would hang, or write where it must not. `start` does not wait for
-//! the others, so such a call is handed over by a thread of its communicator, and the order above holds in each
-//! communicator only.
+//! call, and NCCL gets a call only when all agree: it would hang, or write where it must not. The thread of the order
+//! waits for the others, so what stands behind such a call waits too. Ranks that have different orders are late to each
+//! other then, which ends the run after the timeout by name.
 //!
-//! **Messages.** A send is handed to NCCL by its own `wait`, or together with the next `Recv` of this rank. Ranks that
-//! receive as often as they send may so begin with either. NCCL runs what one communicator gets in order: a receive
-//! whose message waits for a later call of this rank does not end, and is a failure after the timeout.
+//! **Messages.** A send takes its place in the order by its own `wait`, or together with the next `Recv` of this rank.
+//! Ranks that receive as often as they send may so begin with either. NCCL runs what one communicator gets in order: a
+//! receive whose message waits for a later call of this rank does not end, and is a failure after the timeout.
 //!
 //! **When a rank dies**, the control plane tells; then every NCCL communicator is aborted, which ends its kernels, so
 //! that no stream waits any more. NCCL's own errors are asked for by the thread that watches, which also finds calls
 //! that have not ended in time. Communicators do not block, else they could not be aborted while NCCL is busy with
-//! them; for that NCCL takes a thread for each call, some ten microseconds of the host's time.
+//! them; for that NCCL takes a thread for each call, some ten microseconds of the time of the thread of the order. One
+//! that has not returned there is waited for before anything else is asked, of any communicator.
+//!
+//! **At the end** ranks end their communicators one after the other, in one order too: NCCL waits for the other ranks
+//! of the node. One that panics or has failed aborts its own.
 //!
 //! Every communicator takes memory of the GPU beside the arena, some hundred MiB with many peers. Hence the one of all
 //! ranks moves nothing: it is there to be split; and one rank alone has none.
@@ -48,6 +59,8 @@ mod fabric;
 mod in_memory;
 #[cfg(feature = "nccl")]
 mod library;
+#[cfg(any(feature = "nccl", test))]
+mod order;
 #[cfg(any(feature = "nccl", test))]
 mod plan;
 #[cfg(any(feature = "nccl", test))]

@@ -8,6 +8,7 @@ use tisserand_kernels::Device;
 
 use super::calls::Calls;
 use super::fabric::{Ended, Fabric};
+use super::order::Order;
 use super::sums::Sums;
 use crate::{Collective, CommError, ControlPlane, Failure, Progress};
 
@@ -22,6 +23,8 @@ pub(super) struct Process<D: Device> {
     pub(super) sums: Sums,
     pub(super) timeout: Duration,
     pub(super) progress: Progress,
+    /// In which all that its communicators ask of the fabric is done.
+    pub(super) order: Arc<Order>,
     pub(super) checked: Arc<AtomicBool>,
     pub(super) ended: Arc<Ended>,
     /// Names of [`Collective::ALL`].
@@ -44,7 +47,7 @@ impl Handle {
 }
 
 impl<D: Device> Process<D> {
-    /// With the thread that watches, which ends when the last communicator goes.
+    /// With the thread of the order and the one that watches, which end when the last communicator goes.
     pub(super) fn start(
         device: &D,
         control: Arc<dyn ControlPlane>,
@@ -55,6 +58,7 @@ impl<D: Device> Process<D> {
         let process = Arc::new(Process {
             device: device.clone(),
             progress: control.progress().clone(),
+            order: Arc::new(Order::start()?),
             control,
             fabric,
             sums,

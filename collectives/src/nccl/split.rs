@@ -91,7 +91,7 @@ impl<D: Device> Nccl<D> {
         let mut part = Self::new(axis, number, rank, members, process, None);
         if ranks.len() > 1 {
             let id = part.id()?;
-            let Process { device, fabric, control, ended, timeout, .. } = &*part.process;
+            let Process { device, fabric, control, order, ended, timeout, .. } = &*part.process;
             let (ended, timeout) = (Arc::clone(ended), *timeout);
             let place = Place {
                 axis: Arc::clone(&part.axis),
@@ -101,8 +101,9 @@ impl<D: Device> Nccl<D> {
                 timeout,
                 progress: part.process.progress.clone(),
             };
-            let (line, control) = (fabric.connect(place, &id)?, Arc::clone(control));
-            let calls = Arc::new(Calls::new(line, device.clone(), control, timeout));
+            let (fabric, control, order) = (Arc::clone(fabric), Arc::clone(control), Arc::clone(order));
+            let line = order.run(move || fabric.connect(place, &id))??;
+            let calls = Arc::new(Calls::new(line, device.clone(), control, timeout, order));
             part.process.add(&calls);
             part.calls = Some(calls);
         }

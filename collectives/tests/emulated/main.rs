@@ -59,7 +59,7 @@ fn calls_conform_whenever_streams_do_their_work() {
         eprintln!("{completion:?}, {size} ranks");
         let devices = (0..size).map(|_| device(completion)).collect();
         on_ranks(devices, 32 << 20, Overlap::Background, |world, ctx, _| {
-            conformance::all(&mut Rank { world, ctx }, |_| ());
+            conformance::all(&mut Rank { world, ctx }, |_| true, |_| ());
         });
     }
 }
@@ -69,7 +69,7 @@ fn calls_of_ranks_that_share_a_device_conform() {
     let shared = device(Completion::Mixed(0b1010_1010));
     let handles = vec![shared.fork().unwrap(), shared.fork().unwrap()];
     on_ranks(handles, 32 << 20, Overlap::Background, |world, ctx, _| {
-        conformance::all(&mut Rank { world, ctx }, |_| ());
+        conformance::all(&mut Rank { world, ctx }, |_| true, |_| ());
     });
 }
 

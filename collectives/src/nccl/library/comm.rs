@@ -1,4 +1,6 @@
-//! One NCCL communicator. Several threads may use it: whoever makes calls, and whoever aborts it.
+//! One NCCL communicator. The thread of the rank's order starts it, makes its calls and ends it; another asks how it
+//! is, and another may abort it. NCCL wants such uses one after the other, and none before the call that was begun last
+//! has returned, in the background too ("Thread Safety" in its manual).
 
 use std::ffi::c_int;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Library;
 use super::config::Config;
-use super::operation::Operation;
+use super::operation::{Operation, Typed};
 use super::table::{IN_PROGRESS, RawComm, RawStream, SUCCESS, UniqueId};
 use crate::nccl::fabric::Place;
 use crate::{CommError, Failure};
@@ -24,7 +26,7 @@ const FINALIZE_MAX: Duration = Duration::from_secs(30);
 pub(super) struct Comm {
     library: Library,
     place: Place,
-    /// None once it is aborted. The lock is never held while NCCL works, only while it is told what to do: no call of
+    /// None once it has ended. The lock is never held while NCCL works, only while it is told what to do: no call of
     /// a communicator that does not block takes long.
     raw: Mutex<Option<Raw>>,
 }
@@ -54,6 +56,7 @@ impl Comm {
         let code =
             unsafe { (library.table.comm_init_rank_config)(&mut raw, size, UniqueId(id), rank, &mut config) };
         let raw = Mutex::new(if raw.is_null() { None } else { Some(Raw(raw)) });
+        // From here on dropping it aborts it.
         let comm = Comm { library: library.clone(), place, raw };
         comm.settle("ncclCommInitRankConfig", code)?;
         Ok(comm)
@@ -69,27 +72,25 @@ impl Comm {
     /// NCCL's own; the communicator was aborted.
     ///
     /// # Safety
-    /// The stream is of the communicator's GPU and alive. Every address of the operations leads to as many elements of
-    /// type `type_code` as they say, in memory of that GPU that nobody else writes, or reads where it is received,
-    /// until the stream has passed the group.
-    pub(super) unsafe fn carry_out(
-        &self,
-        operations: &[Operation],
-        type_code: c_int,
-        stream: RawStream,
-    ) -> Result<(), CommError> {
+    /// The stream is of the communicator's GPU and alive. Every address of the operations leads to as many elements as
+    /// they say, of their type, in memory of that GPU that nobody else writes, or reads where it is received, until the
+    /// stream has passed the group.
+    pub(super) unsafe fn carry_out(&self, operations: &[Typed], stream: RawStream) -> Result<(), CommError> {
         if operations.is_empty() {
             return Ok(());
         }
         let table = &self.library.table;
         let guard = self.raw();
         let Some(Raw(comm)) = *guard else { return Err(self.gone()) };
+        // Whoever aborts notes the reason first, and may not have come to this communicator yet.
+        if let Some(error) = self.place.ended.error() {
+            return Err(error);
+        }
         // SAFETY: takes no argument. The group is this thread's.
         self.check("ncclGroupStart", unsafe { (table.group_start)() })?;
         // SAFETY: the communicator is alive, as it stands under the lock; the rest is the caller's promise.
-        let queued = operations
-            .iter()
-            .try_for_each(|operation| unsafe { self.queue(operation, type_code, comm, stream) });
+        let queued =
+            operations.iter().try_for_each(|operation| unsafe { self.queue(operation, comm, stream) });
         // SAFETY: ends the group that this thread has begun, in any case.
         let code = unsafe { (table.group_end)() };
         drop(guard);
@@ -101,20 +102,15 @@ impl Comm {
     ///
     /// # Safety
     /// As [`Comm::carry_out`]; `comm` is this communicator, alive.
-    unsafe fn queue(
-        &self,
-        operation: &Operation,
-        dtype: c_int,
-        comm: RawComm,
-        stream: RawStream,
-    ) -> Result<(), CommError> {
+    unsafe fn queue(&self, typed: &Typed, comm: RawComm, stream: RawStream) -> Result<(), CommError> {
+        let Typed { operation, type_code: dtype } = *typed;
         let table = &self.library.table;
         let from = |address: u64| address as *const std::ffi::c_void;
         let to = |address: u64| address as *mut std::ffi::c_void;
         // SAFETY: addresses, lengths, communicator and stream are as the caller promises. NCCL allows that a send and a
         // receive buffer are one where `operation` makes them so ("In-place operations" in its manual).
         let (name, code) = unsafe {
-            match *operation {
+            match operation {
                 Operation::AllReduce { at, len, op } => {
                     ("ncclAllReduce", (table.all_reduce)(from(at), to(at), len, dtype, op, comm, stream))
                 }
@@ -156,13 +152,24 @@ impl Comm {
         self.place.ended.error().unwrap_or_else(|| aborted().into())
     }
 
-    /// Waits until NCCL has done what a call has begun.
+    /// Waits until NCCL has done what a call has begun, and its thread that did it has ended.
+    ///
+    /// From 2.19 to 2.25 the state alone does not say the latter. That thread is then joined by the next call that
+    /// needs this communicator, and until it is, what NCCL knows of the group lies in the calling thread, where the
+    /// group of another communicator would find it (ncclGroupJobComplete in its sources). So one is made that does
+    /// nothing else.
     fn settle(&self, call: &str, code: c_int) -> Result<(), CommError> {
-        self.check(call, code)?;
-        self.settle_within(call, code, self.place.timeout)
+        self.settle_within(call, code, self.place.timeout)?;
+        let guard = self.raw();
+        let Some(Raw(comm)) = *guard else { return Err(self.gone()) };
+        let mut rank = 0;
+        // SAFETY: the communicator is alive, as it stands under the lock; NCCL writes one integer.
+        let code = unsafe { (self.library.table.comm_user_rank)(comm, &mut rank) };
+        self.check("ncclCommUserRank", code)
     }
 
     fn settle_within(&self, call: &str, mut code: c_int, timeout: Duration) -> Result<(), CommError> {
+        self.check(call, code)?;
         let since = Instant::now();
         let mut questions = 0_u32;
         while code == IN_PROGRESS {
@@ -181,27 +188,27 @@ impl Comm {
             } else {
                 std::thread::sleep(NAP)
             }
-            code = self.state()?;
+            code = self.state()?.ok_or_else(|| self.gone())?;
         }
         self.check(call, code)
     }
 
-    /// Success, in progress, or what has gone wrong.
-    fn state(&self) -> Result<c_int, CommError> {
+    /// Success, in progress, or what has gone wrong; `None` if it has ended.
+    fn state(&self) -> Result<Option<c_int>, CommError> {
         let guard = self.raw();
-        let Some(Raw(comm)) = *guard else { return Err(self.gone()) };
+        let Some(Raw(comm)) = *guard else { return Ok(None) };
         let mut state = SUCCESS;
         // SAFETY: the communicator is alive, as it stands under the lock; NCCL writes one integer.
         let code = unsafe { (self.library.table.comm_get_async_error)(comm, &mut state) };
         self.check("ncclCommGetAsyncError", code)?;
-        Ok(state)
+        Ok(Some(state))
     }
 
     /// What has gone wrong in the background, if anything.
     pub(super) fn fault(&self) -> Option<String> {
         let error = match self.state() {
-            Ok(SUCCESS | IN_PROGRESS) => return None,
-            Ok(code) => self.error("a call", code),
+            Ok(None | Some(SUCCESS | IN_PROGRESS)) => return None,
+            Ok(Some(code)) => self.error("a call", code),
             Err(error) => error,
         };
         Some(error.to_string())
@@ -218,26 +225,31 @@ impl Comm {
         }
     }
 
+    /// Ends it, in good order if every rank does so; what has failed is aborted.
+    pub(super) fn end(&self) {
+        if self.place.ended.error().is_some() || self.finalize().is_err() {
+            return self.abort();
+        }
+        let taken = self.raw().take();
+        if let Some(Raw(comm)) = taken {
+            // SAFETY: finalised, and nobody's any more. There is nobody to tell of an error.
+            let _ = unsafe { (self.library.table.comm_destroy)(comm) };
+        }
+    }
+
     fn finalize(&self) -> Result<(), CommError> {
         let guard = self.raw();
         let Some(Raw(comm)) = *guard else { return Ok(()) };
-        // SAFETY: the communicator is alive, as it stands under the lock.
+        // SAFETY: the communicator is alive, as it stands under the lock, and its last call has settled.
         let code = unsafe { (self.library.table.comm_finalize)(comm) };
         drop(guard);
-        self.check("ncclCommFinalize", code)?;
         self.settle_within("ncclCommFinalize", code, self.place.timeout.min(FINALIZE_MAX))
     }
 }
 
 impl Drop for Comm {
-    /// In good order if every rank does so; what has failed is aborted.
+    /// Nothing is left to do if it has ended.
     fn drop(&mut self) {
-        if self.place.ended.error().is_some() || std::thread::panicking() || self.finalize().is_err() {
-            return self.abort();
-        }
-        if let Some(Raw(comm)) = self.raw().take() {
-            // SAFETY: finalised, and nobody's any more. There is nobody to tell of an error.
-            let _ = unsafe { (self.library.table.comm_destroy)(comm) };
-        }
+        self.abort();
     }
 }

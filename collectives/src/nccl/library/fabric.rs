@@ -1,7 +1,7 @@
 //! Lines over NCCL: a communicator and a stream each.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tisserand_kernels::cuda::driver::RawDriver;
@@ -9,21 +9,23 @@ use tisserand_kernels::{Cuda, Storage};
 
 use super::Library;
 use super::comm::Comm;
-use super::operation::{Addresses, operations, type_code};
+use super::operation::{Addresses, Typed, operations, type_code};
 use crate::nccl::communicator::note_end;
-use crate::nccl::fabric::{Buffers, Ended, Fabric, Job, Line, Name, Place, UnderWay, follow};
+use crate::nccl::fabric::{Buffers, Ended, Fabric, Job, Line, Name, Newest, Place, UnderWay, follow};
 use crate::{CommError, Progress};
-use std::sync::Arc;
 
 /// See [`Fabric`].
 pub(crate) struct NcclFabric<Dr: RawDriver> {
     library: Library,
     device: Cuda<Dr>,
+    /// Where NCCL does not see to the order on the GPU itself.
+    newest: Option<Arc<Newest<Cuda<Dr>>>>,
 }
 
 impl<Dr: RawDriver> NcclFabric<Dr> {
     pub(crate) fn new(library: Library, device: &Cuda<Dr>) -> Self {
-        NcclFabric { library, device: device.clone() }
+        let newest = (!library.keeps_order()).then(Arc::default);
+        NcclFabric { library, device: device.clone(), newest }
     }
 }
 
@@ -32,17 +34,18 @@ impl<Dr: RawDriver> Fabric<Cuda<Dr>> for NcclFabric<Dr> {
         Ok(self.library.new_id()?.to_vec())
     }
 
-    fn connect(&self, place: Place, id: &[u8]) -> Result<Box<dyn Line<Cuda<Dr>>>, CommError> {
+    fn connect(&self, place: Place, id: &[u8]) -> Result<Arc<dyn Line<Cuda<Dr>>>, CommError> {
         let device = self.device.fork()?;
         // Makes the GPU the calling thread's.
         device.raw_stream()?;
-        Ok(Box::new(NcclLine {
+        Ok(Arc::new(NcclLine {
             place: (place.rank, place.size),
             timeout: place.timeout,
             progress: place.progress.clone(),
             ended: Arc::clone(&place.ended),
             comm: Comm::init(&self.library, place, id)?,
             device,
+            newest: self.newest.clone(),
             flights: Mutex::default(),
         }))
     }
@@ -52,6 +55,7 @@ struct NcclLine<Dr: RawDriver> {
     /// Goes before its stream.
     comm: Comm,
     device: Cuda<Dr>,
+    newest: Option<Arc<Newest<Cuda<Dr>>>>,
     place: (usize, usize),
     timeout: Duration,
     progress: Progress,
@@ -76,6 +80,9 @@ impl<Dr: RawDriver> NcclLine<Dr> {
 
     /// Queues jobs; returns the point behind them.
     fn queue(&self, jobs: &mut [Job<Cuda<Dr>>]) -> Result<Dr::Event, CommError> {
+        if let Some(newest) = &self.newest {
+            newest.pass(&self.device)?;
+        }
         jobs.iter().try_for_each(|job| self.device.wait(&job.ready))?;
         let begun: Vec<_> = jobs.iter().map(|job| job.span.begin(&self.device)).collect::<Result<_, _>>()?;
         let phases = jobs.iter().map(|job| job.phases.len()).max().unwrap_or(0);
@@ -89,29 +96,31 @@ impl<Dr: RawDriver> NcclLine<Dr> {
             }
         }
         jobs.iter().zip(begun).try_for_each(|(job, begun)| job.span.end(&self.device, begun))?;
-        Ok(self.device.event()?)
+        let done = self.device.event()?;
+        if let Some(newest) = &self.newest {
+            newest.set(done.clone());
+        }
+        Ok(done)
     }
 
     fn transfer(&self, phase: usize, jobs: &mut [Job<Cuda<Dr>>]) -> Result<(), CommError> {
-        let mut groups = Vec::with_capacity(jobs.len());
+        let mut group = Vec::new();
         for Job { phases, buffers, .. } in jobs.iter_mut() {
             let Some(phase) = phases.get(phase) else { continue };
             let addresses = self.addresses(buffers)?;
-            groups.push((operations(&phase.transfer, self.place, addresses), type_code(addresses.dtype)));
+            let type_code = type_code(addresses.dtype);
+            let operations = operations(&phase.transfer, self.place, addresses);
+            group.extend(operations.into_iter().map(|operation| Typed { operation, type_code }));
         }
-        // Jobs that go together may differ in type, and then are groups of their own: both ends of a message have the
-        // same type, so the groups of both are as many.
+        // All in one group, whatever their types: of two groups the first would wait for messages that the other end
+        // sends in its second.
         let stream = self.device.raw_stream()?;
-        for group in groups.chunk_by(|a, b| a.1 == b.1) {
-            let operations: Vec<_> = group.iter().flat_map(|(operations, _)| operations).copied().collect();
-            // SAFETY: the stream is that of `self.device`, which outlives the communicator, and of its GPU. Every
-            // address is inside of the blocks of a job: `addresses` has asked for all of each block, and the plan of
-            // a call stays within the length that it was made with, that of the same block. The blocks belong to
-            // `jobs`: from the point `ready`, for which the stream waits, until the compute stream waits for the
-            // point behind the job (`Ticket`), nobody else reaches them, since blocks have one owner.
-            unsafe { self.comm.carry_out(&operations, group[0].1, stream)? };
-        }
-        Ok(())
+        // SAFETY: the stream is that of `self.device`, which outlives the communicator, and of its GPU. Every address
+        // is inside of the blocks of a job: `addresses` has asked for all of each block, and the plan of a call stays
+        // within the length that it was made with, that of the same block, whose type stands beside it. The blocks
+        // belong to `jobs`: from the point `ready`, for which the stream waits, until the compute stream waits for the
+        // point behind the job (`Ticket`), nobody else reaches them, since blocks have one owner.
+        unsafe { self.comm.carry_out(&group, stream) }
     }
 
     fn addresses(&self, buffers: &mut Buffers<Cuda<Dr>>) -> Result<Addresses, CommError> {
@@ -152,6 +161,10 @@ impl<Dr: RawDriver> Line<Cuda<Dr>> for NcclLine<Dr> {
         Ok(tickets)
     }
 
+    fn end(&self) {
+        self.comm.end();
+    }
+
     fn look_after(&self) -> Option<String> {
         if let Some(fault) = self.comm.fault() {
             return Some(fault);
@@ -170,8 +183,8 @@ impl<Dr: RawDriver> Line<Cuda<Dr>> for NcclLine<Dr> {
     }
 
     fn abort(&self) {
-        // Whoever aborts may be a thread without a GPU. When NCCL is done it gives the thread the one that it had before,
-        // which would be, and so start, the first of the machine.
+        // Whoever aborts may be a thread without a GPU. When NCCL is done it gives the thread the one that it had
+        // before, which would be, and so start, the first of the machine.
         let _ours = self.device.raw_stream();
         self.comm.abort();
     }

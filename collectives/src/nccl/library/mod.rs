@@ -3,14 +3,17 @@
 //!
 //! - here: [`Library`], what was found; `search`: where; `table`: its functions; `config`: how a communicator is asked
 //!   for, and which versions are refused.
-//! - `operation`: a call in NCCL's terms; `comm`: one NCCL communicator; `fabric`: lines over them. What is unsafe is in
-//!   `table` and `comm`.
+//! - `operation`: a call in NCCL's terms; `comm`: one NCCL communicator; `fabric`: lines over them. What is unsafe is
+//!   in `table` and `comm`.
+//! - In tests, `strict`: a library that stands for NCCL's and notes whoever uses it wrongly.
 
 mod comm;
 mod config;
 pub(super) mod fabric;
 mod operation;
 mod search;
+#[cfg(test)]
+mod strict;
 mod table;
 
 use std::sync::Arc;
@@ -24,6 +27,7 @@ pub struct Library {
     table: Arc<Table>,
     version: Version,
     found: Arc<str>,
+    keeps_order: bool,
 }
 
 /// A version of NCCL.
@@ -50,7 +54,7 @@ pub enum LibraryError {
     },
     /// A function is missing.
     #[error(
-        "{found} has no {symbol}: it is not NCCL, or one older than 2.18; hint: set run.nccl_library to a newer one"
+        "{found} has no {symbol}: it is not NCCL, or one older than 2.19; hint: set run.nccl_library to a newer one"
     )]
     NoSymbol {
         /// The file.
@@ -111,12 +115,19 @@ impl Library {
         if let Some(why) = config::refusal(version) {
             return Err(LibraryError::Refused { found, version: version.to_string(), why });
         }
-        Ok(Library { table: Arc::new(table), version, found: found.into() })
+        let keeps_order = config::keeps_order(version, search.launch_order.as_deref());
+        Ok(Library { table: Arc::new(table), version, found: found.into(), keeps_order })
     }
 
     /// One line for the log: "NCCL 2.27.3 (libnccl.so.2)".
     pub fn describe(&self) -> String {
         format!("NCCL {} ({})", self.version, self.found)
+    }
+
+    /// Whether NCCL itself starts the collectives of several communicators in the order of their calls. Else each of
+    /// them begins when the one before it has ended.
+    pub fn keeps_order(&self) -> bool {
+        self.keeps_order
     }
 
     /// What ranks find each other by: the address of a thread of this process, and a secret.

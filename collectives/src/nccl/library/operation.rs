@@ -10,6 +10,14 @@ use crate::nccl::plan::Transfer;
 
 /// One of NCCL's calls. Addresses are in the GPU's memory, lengths in elements of the block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Typed {
+    pub(super) operation: Operation,
+    /// `ncclDataType_t`.
+    pub(super) type_code: c_int,
+}
+
+/// What it does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Operation {
     /// In place.
     AllReduce { at: u64, len: usize, op: c_int },

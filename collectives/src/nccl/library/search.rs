@@ -8,14 +8,16 @@ use super::table::Table;
 /// Names of the library, best first. The bare one comes with development packages only.
 const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
 
-/// Where to look. If `file` is there, nowhere else; then in `home`, then where the system's loader looks, which is
-/// `LD_LIBRARY_PATH` and what `ldconfig` knows.
+/// Where to look, and how what is found was told to work. If `file` is there, nowhere else; then in `home`, then where
+/// the system's loader looks, which is `LD_LIBRARY_PATH` and what `ldconfig` knows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Search {
     /// The library itself: the run file's `run.nccl_library`.
     pub file: Option<PathBuf>,
     /// A folder that has it in `lib` or `lib64`, or itself: the variable `NCCL_HOME`.
     pub home: Option<PathBuf>,
+    /// The variable `NCCL_LAUNCH_ORDER_IMPLICIT`, which NCCL reads as well.
+    pub launch_order: Option<String>,
 }
 
 impl Search {
@@ -72,13 +74,17 @@ mod tests {
 
     #[test]
     fn a_file_that_is_named_is_the_only_candidate() {
-        let search = Search { file: Some("/opt/libnccl.so.2".into()), home: Some("/opt/nccl".into()) };
+        let search = Search {
+            file: Some("/opt/libnccl.so.2".into()),
+            home: Some("/opt/nccl".into()),
+            ..Search::default()
+        };
         assert_eq!(search.candidates(), [PathBuf::from("/opt/libnccl.so.2")]);
     }
 
     #[test]
     fn the_home_comes_before_the_loader() {
-        let search = Search { file: None, home: Some("/opt/nccl".into()) };
+        let search = Search { file: None, home: Some("/opt/nccl".into()), ..Search::default() };
         let candidates = search.candidates();
         assert_eq!(candidates[0], PathBuf::from("/opt/nccl/lib/libnccl.so.2"));
         assert_eq!(candidates[6..], [PathBuf::from("libnccl.so.2"), PathBuf::from("libnccl.so")]);
@@ -86,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_library_that_is_missing_is_one_line() {
-        let search = Search { file: Some("/nowhere/libnccl.so.2".into()), home: None };
+        let search = Search { file: Some("/nowhere/libnccl.so.2".into()), ..Search::default() };
         let error = Library::load(&search).err().unwrap().to_string();
         let expected = "NCCL was not found: looked for /nowhere/libnccl.so.2 (run.nccl_library); hint: load the site's \
                         NCCL module, set NCCL_HOME to its folder or run.nccl_library to the file (no such file)";
@@ -96,7 +102,7 @@ mod tests {
     #[test]
     fn a_library_that_is_not_nccl_is_named_with_what_it_lacks() {
         // Every process of the tests has it.
-        let search = Search { file: Some("libc.so.6".into()), home: None };
+        let search = Search { file: Some("libc.so.6".into()), ..Search::default() };
         let error = Library::load(&search).err().unwrap().to_string();
         assert!(error.starts_with("libc.so.6 has no ncclGetVersion: it is not NCCL"), "{error}");
     }
@@ -105,8 +111,10 @@ mod tests {
     fn a_file_that_cannot_be_opened_is_told_with_the_reason() {
         let file = std::env::temp_dir().join(format!("tisserand-not-a-library-{}", std::process::id()));
         std::fs::write(&file, "no library").unwrap();
-        let error =
-            Library::load(&Search { file: Some(file.clone()), home: None }).err().unwrap().to_string();
+        let error = Library::load(&Search { file: Some(file.clone()), ..Search::default() })
+            .err()
+            .unwrap()
+            .to_string();
         std::fs::remove_file(&file).unwrap();
         assert!(error.starts_with("NCCL was not found") && error.contains("too short"), "{error}");
         assert!(!error.contains('\n'), "{error}");

@@ -48,7 +48,7 @@ macro_rules! table {
                 let library = library.map_err(|error| OpenError::NoLibrary(reason(&error)))?;
                 let library = ManuallyDrop::new(library);
                 $(
-                    // SAFETY: the type is that of this function in nccl.h since 2.18; NCCL changes no signature
+                    // SAFETY: the type is that of this function in nccl.h since 2.19; NCCL changes no signature
                     // within its major version 2, which the name of the library stands for.
                     let symbol = unsafe {
                         library.get::<unsafe extern "C" fn($($argument),*) -> $result>($symbol.as_bytes())
@@ -68,6 +68,7 @@ table! {
     get_last_error "ncclGetLastError" (RawComm) -> *const c_char;
     comm_init_rank_config "ncclCommInitRankConfig" (*mut RawComm, c_int, UniqueId, c_int, *mut Config) -> c_int;
     comm_get_async_error "ncclCommGetAsyncError" (RawComm, *mut c_int) -> c_int;
+    comm_user_rank "ncclCommUserRank" (RawComm, *mut c_int) -> c_int;
     comm_finalize "ncclCommFinalize" (RawComm) -> c_int;
     comm_destroy "ncclCommDestroy" (RawComm) -> c_int;
     comm_abort "ncclCommAbort" (RawComm) -> c_int;

@@ -7,6 +7,7 @@ use tisserand_kernels::testing::upload;
 use tisserand_kernels::{Context, Cuda, Storage};
 
 use super::*;
+use crate::nccl::fabric::Newest;
 
 fn context(completion: Completion) -> Context<Cuda<Emulated>> {
     let settings = Settings { completion, ..Settings::default() };
@@ -24,7 +25,7 @@ fn calls_conform_whenever_streams_do_their_work() {
             PATIENCE,
             |world, ctx, _| {
                 let mut world = world.split("world", 0, world.rank()).unwrap();
-                conformance::all(&mut Rank { world: &mut *world, ctx }, |_| ());
+                conformance::all(&mut Rank { world: &mut *world, ctx }, has_one_order, |_| ());
             },
         );
     }
@@ -76,4 +77,21 @@ fn more_ranks_than_a_kernel_has_parameters_add_up() {
         ctx.device.download(block.view([LEN]), &mut sums).unwrap();
         assert_eq!(sums, [(RANKS * (RANKS - 1) / 2) as f32; LEN]);
     });
+}
+
+#[test]
+fn a_job_begins_on_its_stream_when_the_one_before_it_has_ended_on_another() {
+    let ctx = context(Completion::Late);
+    let streams = [(); 2].map(|()| ctx.device.fork().unwrap());
+    let mut block = ctx.arena.block(Class::Gradients, DType::F32, 8).unwrap();
+    let mut copy = ctx.arena.block(Class::Gradients, DType::F32, 8).unwrap();
+    let newest = Newest::<Cuda<Emulated>>::default();
+    newest.pass(&streams[0]).unwrap();
+    streams[0].upload(&[1.0_f32; 8], block.view_mut([8])).unwrap();
+    newest.set(streams[0].event().unwrap());
+    newest.pass(&streams[1]).unwrap();
+    streams[1].copy(block.view([8]), copy.view_mut([8])).unwrap();
+    let mut seen = [0.0_f32; 8];
+    streams[1].download(copy.view([8]), &mut seen).unwrap();
+    assert_eq!(seen, [1.0; 8]);
 }
