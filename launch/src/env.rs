@@ -3,6 +3,9 @@
 use tisserand_runtime::run::{JobEnd, JobFacts, ProcessDescription};
 use tisserand_runtime::{Error, Result};
 
+/// Tells NCCL to start its kernels of all communicators in the order of its calls, so that they may overlap.
+pub const NCCL_LAUNCH_ORDER: &str = "NCCL_LAUNCH_ORDER_IMPLICIT";
+
 /// A variable's value, if it is set and valid UTF-8.
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()

@@ -134,7 +134,7 @@ pub fn unreachable(link: &Link, is_gpu: bool) -> Option<&'static str> {
 pub fn nccl_version() -> Option<String> {
     use tisserand_collectives::nccl::{Library, Search};
     let home = crate::env::variable("NCCL_HOME").map(Into::into);
-    Library::load(&Search { file: None, home }).ok().map(|library| library.describe())
+    Library::load(&Search { home, ..Search::default() }).ok().map(|library| library.describe())
 }
 
 /// Does `work` on `gpu`, or else on the CPU, with communicators along the axes of `mesh`, which has no tensor

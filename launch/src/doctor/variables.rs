@@ -24,7 +24,7 @@ fn names_tcp(value: &str) -> bool {
     value.split(',').any(|name| name.trim() == "tcp")
 }
 
-const HARMS: [Harm; 14] = [
+const HARMS: [Harm; 16] = [
     Harm { name: "NCCL_IB_DISABLE", hurts: on, why: "NCCL leaves InfiniBand alone and takes sockets" },
     Harm {
         name: "NCCL_P2P_DISABLE",
@@ -44,6 +44,12 @@ const HARMS: [Harm; 14] = [
     },
     Harm { name: "NCCL_ALGO", hurts: set, why: "NCCL does not choose by size any more" },
     Harm { name: "NCCL_PROTO", hurts: set, why: "NCCL does not choose by size any more" },
+    Harm {
+        name: "NCCL_COMM_BLOCKING",
+        hurts: on,
+        why: "a collective that hangs is not ended when a rank dies or the time is up",
+    },
+    Harm { name: "NCCL_COMM_ID", hurts: set, why: "all communicators would be started at one address" },
     Harm { name: "NCCL_DEBUG", hurts: |value| value == "TRACE", why: "every call is logged" },
     Harm {
         name: "CUDA_LAUNCH_BLOCKING",

@@ -81,6 +81,9 @@ pub(super) fn mpirun(launch: &Launch, desk: &Path) -> Result<Vec<Started>> {
 /// In a process group of its own: control-C reaches this process, which passes it on, once.
 pub(super) fn spawn(mut command: Command, who: Speaker, desk: &Path) -> Result<Started> {
     command.env(DESK, desk).process_group(0);
+    if env::variable(env::NCCL_LAUNCH_ORDER).is_none() {
+        command.env(env::NCCL_LAUNCH_ORDER, "1");
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let program = command.get_program().display().to_string();
     let child = command.spawn().map_err(|error| match error.kind() {
