@@ -12,7 +12,7 @@
 # NCCL_TEST_HOSTS=1: different hosts also with a newer one.
 # NCCL_TEST_BINARY: a built test program to run instead of building one.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit 2
 what=${1:-all}
 
 install() {
@@ -40,6 +40,8 @@ fi
 
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
+# Whoever ends this script ends its ranks too; what they have said until then is told.
+trap 'sed "s/^/    /" "$output"; exit 143' TERM
 failed=0
 
 verdict() {
@@ -57,7 +59,7 @@ gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
 # Whether this NCCL lets ranks of one host share a GPU.
 shares_gpus() {
     local version
-    version=$("$binary" library 2>/dev/null | sed -n 's/.*NCCL \([0-9]*\)\.\([0-9]*\)\..*/\1 \2/p')
+    version=$(timeout 60 "$binary" library 2>/dev/null | sed -n 's/.*NCCL \([0-9]*\)\.\([0-9]*\)\..*/\1 \2/p')
     # shellcheck disable=SC2086
     set -- ${version:-0 0}
     [ "$1" -gt 2 ] || { [ "$1" -eq 2 ] && [ "$2" -ge 30 ]; }
@@ -76,12 +78,14 @@ run() {
             share=(NCCL_MAX_CTAS=4)
             if [ -n "$hosts" ]; then
                 share+=("NCCL_HOSTID=test-$rank" NCCL_NET=Socket NCCL_IB_DISABLE=1 NCCL_SOCKET_IFNAME=lo)
+                # Else GPUs of one NVLink domain count as one host's again.
+                share+=(NCCL_MNNVL_ENABLE=0)
             else
                 share+=(NCCL_MULTI_RANK_GPU_ENABLE=1)
             fi
         fi
         # In the foreground: in the group of this script, so that who ends the script ends its ranks.
-        env "${share[@]}" RANK=$rank WORLD_SIZE="$2" MASTER_PORT=$port timeout --foreground "$1" "$binary" "$3" \
+        env "${share[@]}" RANK=$rank WORLD_SIZE="$2" MASTER_PORT=$port timeout --foreground --kill-after=5 "$1" "$binary" "$3" \
             >>"$output" 2>&1 &
         pids+=($!)
     done
@@ -93,8 +97,7 @@ run() {
 }
 
 library() {
-    timeout 60 "$binary" library >"$output" 2>&1
-    [ $? -eq 0 ] && cat "$output" || verdict library 1 false
+    if timeout 60 "$binary" library >"$output" 2>&1; then cat "$output"; else verdict library 1 false; fi
 }
 
 need_gpu() {
@@ -109,9 +112,10 @@ library) library ;;
 quick)
     library
     need_gpu
-    for ranks in 1 2; do run 60 "$ranks" suite; done
-    run 40 2 timeout
-    run 40 2 dead
+    run 20 1 suite
+    run 60 2 suite
+    run 20 2 timeout
+    run 20 2 dead
     ;;
 all)
     library
