@@ -4,11 +4,12 @@
     python3 benches/gpu/peers.py --compare OURS.jsonl PEERS.jsonl
 
 Products go through torch.mm (cuBLASLt or cuBLAS, as PyTorch chooses), attention through scaled_dot_product_attention with
-the Flash backend forced, rows and losses through torch.compile, AdamW is the fused one. Inputs are random, calls take turns among
+the Flash backend forced (and once more by cuDNN at 4,096 tokens), rows and losses through torch.compile, AdamW is the fused one. Inputs are random, calls take turns among
 sets of tensors that are larger together than any cache, rows of calls are timed by CUDA events, medians count. Needs PyTorch.
 One JSON object per line goes into the file; `note` says where a peer does not do quite the same.
 """
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -18,6 +19,8 @@ LEAST_SETS = 2
 TOKENS, HIDDEN, INTERMEDIATE, VOCAB = 16384, 4096, 14336, 32000
 PARAMETERS = 1 << 28
 EPS = 1e-5
+# Behind the name of a case whose peer is another one.
+CUDNN = " (cuDNN)"
 
 
 class Case:
@@ -55,7 +58,13 @@ def products():
 
         def weight_gradient_f32(t=tokens, i=inputs, o=outputs):
             dy, x, dw = randn(t, o), randn(t, i), torch.zeros(o, i, device="cuda")
-            return [dy, x, dw], lambda: torch.addmm(dw, dy.t(), x, out_dtype=torch.float32)
+            add = lambda: torch.addmm(dw, dy.t(), x, out_dtype=torch.float32, out=dw)
+            replace = lambda: torch.mm(dy.t(), x, out_dtype=torch.float32, out=dw)
+            try:
+                add()
+            except RuntimeError:
+                return [dy, x, dw], replace
+            return [dy, x, dw], add
 
         yield Case("gemm", f"gemm forward {shape}", forward)
         if backward:
@@ -63,7 +72,7 @@ def products():
             yield Case("gemm", f"gemm weight-gradient {shape}", weight_gradient,
                        "replaces a bf16 result; ours adds to an f32 one")
             yield Case("gemm", f"gemm weight-gradient-f32 {shape}", weight_gradient_f32,
-                       "adds to an f32 matrix into another one, where this PyTorch can")
+                       "adds to an f32 result where this PyTorch can, else replaces one")
 
     def add():
         x, w, residual, y = randn(TOKENS, HIDDEN), randn(HIDDEN, HIDDEN), randn(TOKENS, HIDDEN), randn(TOKENS, HIDDEN)
@@ -76,8 +85,8 @@ def attention():
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
-    def sdpa(q, k, v):
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+    def sdpa(q, k, v, backend=SDPBackend.FLASH_ATTENTION):
+        with sdpa_kernel(backend):
             return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
 
     for heads, kv_heads, width in [(16, 16, 128), (32, 32, 64), (32, 8, 128)]:
@@ -91,18 +100,22 @@ def attention():
                 make = lambda n: randn(TOKENS // s, s, n, d).transpose(1, 2)
                 return make(h), make(g), make(g)
 
-            def forward(tensors=tensors):
+            def forward(tensors=tensors, **backend):
                 q, k, v = tensors()
-                return [q, k, v], lambda: sdpa(q, k, v)
+                return [q, k, v], lambda: sdpa(q, k, v, **backend)
 
-            def backward(tensors=tensors):
+            def backward(tensors=tensors, **backend):
                 q, k, v = (x.requires_grad_() for x in tensors())
-                out = sdpa(q, k, v)
+                out = sdpa(q, k, v, **backend)
                 dout = torch.randn_like(out)
                 return [q, k, v, dout], lambda: torch.autograd.grad(out, (q, k, v), dout, retain_graph=True)
 
             yield Case("attention", f"attention forward {shape}", forward)
             yield Case("attention", f"attention backward {shape}", backward)
+            if length == 4096:
+                for name, make in [("forward", forward), ("backward", backward)]:
+                    make = functools.partial(make, backend=SDPBackend.CUDNN_ATTENTION)
+                    yield Case("attention", f"attention {name} {shape}{CUDNN}", make)
 
 
 def norms():
@@ -183,9 +196,8 @@ def ends():
     def rows(logits, labels, scale):
         lse = torch.logsumexp(logits, 1)
         losses = lse - logits.gather(1, labels[:, None])[:, 0]
-        is_label = torch.arange(logits.shape[1], device="cuda")[None] == labels[:, None]
-        logits.copy_((torch.exp(logits - lse[:, None]) - is_label.float()) * scale)
-        return losses
+        is_label = torch.arange(logits.shape[1], device=logits.device)[None] == labels[:, None]
+        return losses, ((torch.exp(logits - lse[:, None]) - is_label.float()) * scale).bfloat16()
 
     def make_embedding():
         ids, table = torch.randint(VOCAB, (TOKENS,), device="cuda"), randn(VOCAB, HIDDEN)
@@ -319,35 +331,48 @@ def run(arguments):
 
     copy = copy_rate(row_s, rows)
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}: copies {copy / 1e9:.0f} GB/s", flush=True)
-    line(peer="torch " + torch.__version__, cuda=torch.version.cuda, gpu=torch.cuda.get_device_name(),
-         copy_byte_per_s=copy)
-    for group in [products, attention, norms, activations, ends, updates]:
+    line(peer="torch " + torch.__version__, cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version(),
+         gpu=torch.cuda.get_device_name(), copy_byte_per_s=copy)
+    # Those that are compiled come last: they take longest to begin.
+    for group in [products, attention, updates, norms, activations, ends]:
         for case in group():
             if arguments.group not in (None, case.group) or arguments.only not in case.name:
                 continue
             try:
                 result = measure(case, row_s, rows)
-                print(f"{case.name:<48} {result['ms']:10.4f} ms  {case.note or ''}", flush=True)
+                print(f"{case.name:<56} {result['ms']:10.4f} ms  {case.note or ''}", flush=True)
                 line(op=case.name, note=case.note, **result)
             except Exception as error:  # the others go on
                 message = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-                print(f"{case.name:<48} FAILED: {message}", flush=True)
+                print(f"{case.name:<56} FAILED: {message}", flush=True)
                 line(op=case.name, error=message)
             torch.cuda.empty_cache()
 
 
+def read(path):
+    """Objects by the name of their op. A last line may be cut off, where a time limit came."""
+    ops = {}
+    for text in open(path):
+        try:
+            record = json.loads(text)
+        except ValueError:
+            continue
+        if "ms" in record:
+            ops[record["op"]] = record
+    return ops
+
+
 def compare(ours_path, peers_path):
     """Speed of ours over the peer's, op by op."""
-    read = lambda path: [json.loads(text) for text in open(path)]
-    peers = {x["op"]: x for x in read(peers_path) if "ms" in x}
-    print(f"{'op':<48} {'ours ms':>10} {'peer ms':>10} {'speed':>7} {'x floor':>8}")
-    for ours in read(ours_path):
-        name = ours.get("op")
-        if "ms" not in ours or name not in peers:
-            continue
-        peer = peers.get(name.replace("weight-gradient ", "weight-gradient-f32 "), peers[name])
-        ratio = peer["ms"] / ours["ms"]
-        print(f"{name:<48} {ours['ms']:10.4f} {peer['ms']:10.4f} {ratio:7.2f} {ours['over_floor']:8.2f}")
+    peers = read(peers_path)
+    print(f"{'op':<56} {'ours ms':>10} {'peer ms':>10} {'speed':>7} {'x floor':>8}")
+    for name, ours in read(ours_path).items():
+        # A weight's gradient adds to f32, which not every PyTorch can.
+        nearest = peers.get(name.replace("weight-gradient ", "weight-gradient-f32 "), peers.get(name))
+        for label, peer in [(name, nearest), (name + CUDNN, peers.get(name + CUDNN))]:
+            if peer:
+                ratio = peer["ms"] / ours["ms"]
+                print(f"{label:<56} {ours['ms']:10.4f} {peer['ms']:10.4f} {ratio:7.2f} {ours['over_floor']:8.2f}")
 
 
 def main():
