@@ -20,7 +20,7 @@ use std::process::ExitCode;
 use inputs::{Case, Cases, Inputs, Run};
 use report::{Machine, Report};
 use timing::{Patience, time};
-use tisserand_kernels::cuda::driver::cudarc::Cudarc;
+use tisserand_kernels::cuda::driver::cudarc::{Cudarc, driver_cuda_version};
 use tisserand_kernels::{Context, Cost, Cuda, Device, DryRun, Storage};
 
 type Gpu = Cuda<Cudarc>;
@@ -60,7 +60,9 @@ fn run() -> Result<(), Box<dyn Error>> {
     let driver = Cudarc::open(0)?;
     let gpu = driver.gpu().clone();
     if options.probe {
-        println!("{}, compute capability {:?}, {} bytes", gpu.name, gpu.compute_capability, gpu.memory_bytes);
+        let (major, minor) = gpu.compute_capability;
+        let (name, bytes, cuda) = (&gpu.name, gpu.memory_bytes, driver_cuda_version()?);
+        println!("{name}, compute capability {major}.{minor}, {bytes} bytes, driver for CUDA {cuda}");
         return Ok(());
     }
     let row_s = if options.quick { 0.008 } else { 0.025 };
