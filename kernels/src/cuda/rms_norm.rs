@@ -23,16 +23,8 @@ impl<Dr: Driver> RmsNormKernels for Cuda<Dr> {
             true => kernel_name!("rms_norm_forward_wide", x.dtype(), weight.dtype()),
         };
         let [rows, width] = [shape.rows, shape.width].map(extent);
-        let args = [
-            x.into(),
-            weight.into(),
-            out.into(),
-            rstd.into(),
-            rows,
-            width,
-            eps.into(),
-            teams.team.into(),
-        ];
+        let args =
+            [x.into(), weight.into(), out.into(), rstd.into(), rows, width, eps.into(), teams.team.into()];
         self.launch(kernel, teams.forward_config(shape), &args)
     }
 

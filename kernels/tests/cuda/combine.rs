@@ -48,36 +48,43 @@ fn check_dtype<T: Element>(ctx: &Context<Dev>, values: impl Fn(usize, usize) -> 
 }
 
 /// As [`combined`], of many tensors, of which all but the own one lie one behind the other, as communicators receive
-/// them, from so many elements of their block on.
+/// them. Returns the bytes of `own` alone.
 fn combined_stack<D: Device, T: Element>(
     ctx: &Context<D>,
     how: Combine,
     values: &Values<T>,
     own: usize,
-    from: usize,
+    [from_own, from_others]: [usize; 2],
 ) -> Vec<u8> {
     let len = values[0].len();
-    let mut target = upload(ctx, &values[own]);
+    let zeros = |count: usize| vec![T::zeroed(); count];
+    let mut target = upload(ctx, &[zeros(from_own), values[own].clone()].concat());
     let others =
         values.iter().enumerate().filter(|(tensor, _)| *tensor != own).flat_map(|(_, values)| values);
-    let stack: Vec<T> = std::iter::repeat_n(&T::zeroed(), from).chain(others).copied().collect();
-    let stack = upload(ctx, &stack);
+    let stack = upload(ctx, &[zeros(from_others), others.copied().collect()].concat());
     let others: Vec<TensorRef<'_, D>> =
-        (0..values.len() - 1).map(|other| stack.range(from + other * len, [len])).collect();
+        (0..values.len() - 1).map(|other| stack.range(from_others + other * len, [len])).collect();
     let (before, after) = others.split_at(own);
-    elementwise::combine(&ctx.device, how, before, target.view_mut([len]), after).unwrap();
+    elementwise::combine(&ctx.device, how, before, target.range_mut(from_own, [len]), after).unwrap();
     let mut got = vec![T::zeroed(); len];
-    ctx.device.download(target.view([len]), &mut got).unwrap();
+    ctx.device.download(target.range(from_own, [len]), &mut got).unwrap();
     bytemuck::cast_slice(&got).to_vec()
 }
 
-fn check_stack<T: Element>(ctx: &Context<Dev>, values: impl Fn(usize, usize) -> Vec<T>) {
+fn check_stack<T: Element>(ctx: &Context<Dev>, element: impl Fn(f64) -> T) {
     let cpu = cpu();
-    for (count, len) in [(33, 12), (40, 1), (64, 1031), (65, 64), (127, 5), (520, 8), (1031, 4)] {
-        let values: Values<T> = (0..count).map(|tensor| values(tensor, len)).collect();
-        for (how, own, from) in
-            [(Combine::Sum, 0, 0), (Combine::Sum, count - 1, 1), (Combine::Max, count / 2, 0)]
-        {
+    for (count, len) in [(33, 12), (40, 1), (64, 1031), (65, 64), (127, 5), (520, 8), (1031, 4), (8184, 1)] {
+        for (how, own, from) in [
+            (Combine::Sum, 0, [0, 0]),
+            (Combine::Sum, count - 1, [0, 1]),
+            (Combine::Sum, 1, [1, 0]),
+            (Combine::Max, count / 2, [0, 0]),
+        ] {
+            // The largest of them is below the zero of a tensor that is not there.
+            let number = |x: &f64| if how == Combine::Max { -x.abs() } else { *x };
+            let tensor =
+                |tensor: usize| normal_f64(tensor as u64, len).iter().map(number).map(&element).collect();
+            let values: Values<T> = (0..count).map(tensor).collect();
             let want = combined(&cpu, how, &values, own, [0, 0]);
             let got = combined_stack(ctx, how, &values, own, from);
             assert!(got == want, "{how:?} of {count} tensors of {len} {}, own {own}", T::DTYPE);
@@ -89,11 +96,8 @@ fn check_stack<T: Element>(ctx: &Context<Dev>, values: impl Fn(usize, usize) -> 
 #[test]
 fn tensors_one_behind_the_other_may_be_many() {
     let check = |ctx: &Context<Dev>| {
-        let numbers = |tensor, len| normal_f64(tensor as u64, len);
-        check_stack(ctx, |tensor, len| numbers(tensor, len).iter().map(|x| *x as f32).collect());
-        check_stack(ctx, |tensor, len| {
-            numbers(tensor, len).iter().map(|x| half::bf16::from_f64(*x)).collect()
-        });
+        check_stack(ctx, |x| x as f32);
+        check_stack(ctx, half::bf16::from_f64);
     };
     for_each_setting(check);
     with_warps_of_64(check);
@@ -118,6 +122,18 @@ fn check(ctx: &Context<Dev>) {
 fn combinations_have_the_bits_of_the_cpu() {
     for_each_setting(check);
     with_warps_of_64(check);
+}
+
+#[test]
+fn of_two_zeros_the_same_one_is_the_larger() {
+    let cpu = cpu();
+    for_each_setting(|ctx| {
+        for values in [[0.0_f32, -0.0], [-0.0, 0.0]] {
+            let values = values.map(|value| vec![value]).to_vec();
+            let want = combined(&cpu, Combine::Max, &values, 0, [0, 0]);
+            assert_eq!(combined(ctx, Combine::Max, &values, 0, [0, 0]), want, "{values:?}");
+        }
+    });
 }
 
 #[test]
@@ -156,9 +172,9 @@ fn accesses_are_coalesced() {
         });
     }
     assert_coalesced("stack of f32", 1.0, |ctx| {
-        drop(combined_stack(ctx, Combine::Sum, &vec![vec![1.0_f32; 4096]; 40], 1, 0));
+        drop(combined_stack(ctx, Combine::Sum, &vec![vec![1.0_f32; 4096]; 40], 1, [0, 0]));
     });
     assert_coalesced("stack of bf16", 1.0, |ctx| {
-        drop(combined_stack(ctx, Combine::Sum, &vec![vec![half::bf16::ONE; 4096]; 40], 1, 0));
+        drop(combined_stack(ctx, Combine::Sum, &vec![vec![half::bf16::ONE; 4096]; 40], 1, [0, 0]));
     });
 }
