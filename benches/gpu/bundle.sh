@@ -8,6 +8,12 @@
 # three forms, with the text that debuggers want; run.sh expands them.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+case ${1:-} in -*)
+    # What stands above.
+    sed -n '2,/^[^#]/ { s/^# \{0,1\}//p; }' benches/gpu/bundle.sh
+    case $1 in -h | --help) exit 0 ;; *) exit 2 ;; esac
+    ;;
+esac
 bundle=${1:-target/gpu-bundle}
 most_bytes=$((40 << 20))
 
