@@ -100,13 +100,20 @@ fn tables(output: &Output) -> usize {
 fn an_mpirun_that_outlasts_its_ranks_has_their_code() {
     let run = one_rank(&[]);
     let limit = Duration::from_millis(300);
-    let hanging = |program: &str| {
+    // A copy, since a process is known by its file.
+    let mpirun = run.dir().with_file_name("mpirun");
+    std::fs::copy("/bin/sleep", &mpirun).unwrap();
+    let hanging = |script: &str| {
         let mut shell = Command::new("sh");
-        shell.args(["-c", program]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        shell.args(["-c", script]).arg(&mpirun).stdout(Stdio::piped()).stderr(Stdio::piped());
         shell.spawn().unwrap()
     };
-    assert_eq!(end_of(hanging("exec sleep 100"), limit, Some(&run)).status.code(), Some(0));
-    assert_eq!(end_of(hanging("exec sleep 100"), limit, None).status.code(), None);
-    let with_a_rank = hanging("sleep 100; :");
-    assert!(std::panic::catch_unwind(|| end_of(with_a_rank, limit, Some(&run))).is_err());
+    for launcher in [r#"exec "$0" 100"#, r#""$0" 100; :"#] {
+        assert_eq!(end_of(hanging(launcher), limit, Some(&run)).status.code(), Some(0), "{launcher}");
+        assert_eq!(end_of(hanging(launcher), limit, None).status.code(), None, "{launcher}");
+    }
+    for rank in ["exec sleep 100", "sleep 100; :", r#"sleep 100 & exec "$0" 100"#] {
+        let rank = hanging(rank);
+        assert!(std::panic::catch_unwind(|| end_of(rank, limit, Some(&run))).is_err());
+    }
 }

@@ -54,19 +54,32 @@ pub(crate) fn end_of(child: Child, limit: Duration, run: Option<&Run>) -> Output
     output
 }
 
-/// Whether there was any process but an mpirun below it.
+/// Ends a process and all below it. Whether one of them was a rank: no mpirun, nor a program that waits for one.
 fn kill_with_children(pid: u32) -> bool {
-    let mut had_ranks = false;
-    for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-        let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-        for child in children.split_whitespace() {
-            // One that has ended, and that nobody has asked for, has no program any more.
-            let program = fs::read_link(format!("/proc/{child}/exe")).unwrap_or_default();
-            let name = program.file_name().unwrap_or_default();
-            had_ranks |= !["", "mpirun", "orterun", "prterun"].iter().any(|launcher| name == *launcher);
-            had_ranks |= kill_with_children(child.parse().unwrap());
-        }
+    let children = children(pid);
+    let is_launcher = is_mpirun(pid) || children.iter().any(|child| is_mpirun(*child));
+    // One that has ended, and that nobody has asked for, has no program any more.
+    let mut had_ranks = program(pid).is_some() && !is_launcher;
+    for child in children {
+        had_ranks |= kill_with_children(child);
     }
     let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
     had_ranks
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    lists
+        .flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
+        .collect()
+}
+
+fn program(pid: u32) -> Option<String> {
+    let file = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    Some(file.file_name()?.to_string_lossy().into_owned())
+}
+
+fn is_mpirun(pid: u32) -> bool {
+    program(pid).is_some_and(|name| ["mpirun", "orterun", "prterun"].contains(&name.as_str()))
 }
